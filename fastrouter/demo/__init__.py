@@ -1,0 +1,1 @@
+"""Embedded sandboxes and a DNS server: behind `fastrouter demo`, and under the tests."""

@@ -1,0 +1,1 @@
+"""Transports: connections, the pool, names, deadlines. Bytes and lifetimes, no header names."""

@@ -1,0 +1,131 @@
+"""What both sides of an exchange have in common: bytes in, bytes out, flow control."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import struct
+import termios
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from fastrouter.net.splice import Pipe
+
+# How many unread bytes a connection holds for a reader that is busy elsewhere (a dial, the request before)
+# until it stops reading. One more read of the event loop (256 KiB) may come on top.
+MAX_UNREAD: Final = 64 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """One TCP connection. Bytes go to its pipe while it has one, else into ``buffer``.
+
+    ``source`` is the connection whose bytes are written here: it stops reading while this side's write
+    buffer is over the high-water mark. ``moved`` is set by every byte and cleared by the sweep of deadlines:
+    a flag is all that the hot path pays for inactivity timeouts.
+    """
+
+    __slots__ = (
+        "_unsent",
+        "_waiter",
+        "buffer",
+        "loop",
+        "moved",
+        "pipe",
+        "reading_paused",
+        "source",
+        "transport",
+        "writing_paused",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+        self._unsent = 0
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # until connection_made
+        self.buffer = b""
+        self.pipe: Pipe | None = None
+        self.source: Connection | None = None
+        self.moved = False
+        self.reading_paused = False
+        self.writing_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes to the pipe, or keep them and wake the reader."""
+        self.moved = True
+        if self.pipe is not None:
+            self.pipe.feed(data)
+            return
+        self.buffer = self.buffer + data if self.buffer else data
+        if self._waiter is not None:
+            self.wake()
+        elif len(self.buffer) > MAX_UNREAD:
+            self.pause_reading()
+
+    def wake(self) -> None:
+        """Let the task that waits for this connection look again."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait until bytes came, a pipe ended, or the connection failed."""
+        self._waiter = self.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; what the peer does not take is kept, and the source paused."""
+        self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Stop reading: TCP makes the peer wait."""
+        if not self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again, if it was paused."""
+        if self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = False
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """Note that the write buffer is over its high-water mark."""
+        self.writing_paused = True
+        if self.source is not None:
+            self.source.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Note that the write buffer has drained."""
+        self.writing_paused = False
+        if self.source is not None:
+            self.source.resume_reading()
+
+    def has_moved(self) -> bool:
+        """Tell whether bytes came, or a slow peer took some, since the last call."""
+        moved, self.moved = self.moved, False
+        if self.writing_paused:
+            # A slow peer takes long to drain the buffers to the low-water mark: ask what it has acknowledged.
+            unsent = self.transport.get_write_buffer_size() + _unacknowledged(self.transport)
+            moved = moved or unsent != self._unsent
+            self._unsent = unsent
+        return moved
+
+    def abort(self) -> None:
+        """Close at once, without sending what is buffered: the peer sees truncation, never a clean end."""
+        self.transport.abort()
+
+
+def _unacknowledged(transport: asyncio.Transport) -> int:
+    """Return the number of bytes in the socket's send queue (SIOCOUTQ, which is TIOCOUTQ: tcp(7))."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return 0
+    size: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+    return size

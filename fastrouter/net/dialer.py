@@ -1,0 +1,138 @@
+"""Fresh connections: one gate per sandbox, retries while a sandbox starts."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import httpcore
+
+from fastrouter.errors import (
+    CONNECT_REFUSED,
+    CONNECT_TIMEOUT,
+    CONNECT_UNREACHABLE,
+    Cause,
+    RouterError,
+    Source,
+)
+from fastrouter.net.backend import DialError, attach
+from fastrouter.net.upstream import Upstream
+from fastrouter.policy.target import PoolKey, Target
+
+MAX_CONNECT_SECONDS: Final = 5.0
+_FIRST_BACKOFF: Final = 0.05
+_MAX_BACKOFF: Final = 0.5
+
+
+class Gate:
+    """The dialling of one sandbox: one leader tries, the others wait for the outcome of its attempts."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # True: connected, all may dial. An error: the attempt failed. None: the leader left.
+        self.outcome: asyncio.Future[RouterError | bool | None] = loop.create_future()
+
+    def tell(self, outcome: RouterError | bool | None) -> None:
+        """Tell those who wait what the attempt came to, and start over."""
+        loop = self.outcome.get_loop()
+        self.outcome.set_result(outcome)
+        self.outcome = loop.create_future()
+
+
+class Dialer:
+    """Dials sandboxes through an httpcore network backend.
+
+    A dial that fails before a byte was sent is tried again for ``retry_window`` seconds: a sandbox's name
+    and port appear some time after the sandbox. While the first connection to a sandbox is being made, every
+    other request for it waits for that attempt instead of running its own (100 requests, one SYN).
+    """
+
+    def __init__(
+        self,
+        backend: httpcore.AsyncNetworkBackend,
+        make_connection: Callable[[Target], Upstream],
+        *,
+        retry_window: float,
+    ) -> None:
+        self._backend = backend
+        self._make_connection = make_connection
+        self._retry_window = retry_window
+        self._gates: dict[PoolKey, Gate] = {}
+        self.attempts = 0
+
+    def __repr__(self) -> str:
+        return f"<Dialer gates={len(self._gates)} attempts={self.attempts}>"
+
+    async def dial(self, target: Target, timeout: float) -> Upstream:
+        """Return a fresh connection; raise the ``RouterError`` of the last attempt in the window."""
+        window_end = time.monotonic() + self._retry_window
+        while True:
+            gate = self._gates.get(target.key)
+            if gate is None:
+                return await self._lead(target, timeout, window_end)
+            outcome = await asyncio.shield(gate.outcome)
+            if outcome is True:
+                try:
+                    return await self._attempt(target, timeout)
+                except RouterError as error:
+                    outcome = error
+            if isinstance(outcome, RouterError) and time.monotonic() >= window_end:
+                raise RouterError(outcome.cause, outcome.note)
+
+    async def _lead(self, target: Target, timeout: float, window_end: float) -> Upstream:
+        gate = self._gates[target.key] = Gate(asyncio.get_running_loop())
+        outcome: RouterError | bool | None = None
+        pauses = _backoff()
+        try:
+            while True:
+                try:
+                    connection = await self._attempt(target, timeout)
+                except RouterError as error:
+                    pause = next(pauses)
+                    if error.cause.source is not Source.DIAL or time.monotonic() + pause > window_end:
+                        outcome = error
+                        raise
+                    gate.tell(error)
+                    await asyncio.sleep(pause)
+                else:
+                    outcome = True
+                    return connection
+        finally:
+            del self._gates[target.key]
+            gate.tell(outcome)
+
+    async def _attempt(self, target: Target, timeout: float) -> Upstream:
+        self.attempts += 1
+        try:
+            stream = await self._backend.connect_tcp(
+                target.host, target.port, timeout=min(timeout, MAX_CONNECT_SECONDS)
+            )
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            raise RouterError(_cause(error), str(error)) from error
+        connection = self._make_connection(target)
+        attach(stream, connection)
+        return connection
+
+
+def _backoff() -> Iterator[float]:
+    """Yield pauses in seconds: doubling, with jitter, so that routers do not dial in step."""
+    pause = _FIRST_BACKOFF
+    while True:
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards no secret
+        pause = min(2 * pause, _MAX_BACKOFF)
+
+
+def _cause(error: httpcore.ConnectError | httpcore.ConnectTimeout) -> Cause:
+    """Name the failure of a dial; another backend's error tells by the OSError behind it."""
+    if isinstance(error, DialError):
+        return error.cause
+    if isinstance(error, httpcore.ConnectTimeout):
+        return CONNECT_TIMEOUT
+    behind = error.__cause__
+    refused = isinstance(behind, OSError) and behind.errno == errno.ECONNREFUSED
+    return CONNECT_REFUSED if refused else CONNECT_UNREACHABLE

@@ -1,0 +1,96 @@
+"""Bodies from one connection to the other, with back-pressure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastrouter.errors import MalformedMessageError
+from fastrouter.net.connection import Connection
+from fastrouter.wire.framing import Body
+
+
+class Pipe:
+    """One body on its way: ``source`` -> meter -> ``sink``. Holds no bytes of its own.
+
+    ``on_end`` is called once when the body is complete, ``on_error`` once when its bytes are no body or its
+    sender closed too early. Two pipes, one per direction, make an exchange full duplex.
+    """
+
+    __slots__ = ("_on_end", "_on_error", "body", "sink", "source")
+
+    def __init__(
+        self,
+        source: Connection,
+        sink: Connection,
+        body: Body,
+        on_end: Callable[[], None],
+        on_error: Callable[[MalformedMessageError], None],
+    ) -> None:
+        self.source = source
+        self.sink = sink
+        self.body = body
+        self._on_end = on_end
+        self._on_error = on_error
+
+    def __repr__(self) -> str:
+        return f"<Pipe {type(self.body).__name__} total={self.body.total} done={self.body.done}>"
+
+    def attach(self) -> None:
+        """Take over the source's bytes: those it holds, then those that come."""
+        held, self.source.buffer = self.source.buffer, b""
+        self.source.pipe = self
+        self.sink.source = self.source
+        if held or self.body.backlog:
+            self.feed(held)
+        if self.source.pipe is self and not self.body.backlog:
+            if self.sink.writing_paused:
+                self.source.pause_reading()
+            else:
+                self.source.resume_reading()
+
+    def feed(self, data: bytes) -> None:
+        """Send on what belongs to the body; give back what came behind it."""
+        if self.source.pipe is not self:
+            return  # a continuation that outlived its exchange
+        body = self.body
+        try:
+            out = body.feed(data)
+        except MalformedMessageError as error:
+            self.detach()
+            self._on_error(error)
+            return
+        if out and not self.sink.transport.is_closing():
+            self.sink.write(out)
+        if body.done:
+            self._finish()
+        elif body.backlog:
+            # Others get their turn before the rest of a piece made of very many chunks.
+            self.source.pause_reading()
+            self.source.loop.call_soon(self._continue)
+
+    def eof(self) -> None:
+        """Note that the source has closed its side."""
+        try:
+            self.body.eof()
+        except MalformedMessageError as error:
+            self.detach()
+            self._on_error(error)
+        else:
+            self._finish()
+
+    def detach(self) -> None:
+        """Let go of both connections; bytes go to the source's buffer again."""
+        if self.source.pipe is self:
+            self.source.pipe = None
+        if self.sink.source is self.source:
+            self.sink.source = None
+
+    def _finish(self) -> None:
+        self.detach()
+        self.source.buffer = self.body.excess
+        self._on_end()
+
+    def _continue(self) -> None:
+        self.feed(b"")
+        if self.source.pipe is self and not self.body.backlog and not self.sink.writing_paused:
+            self.source.resume_reading()

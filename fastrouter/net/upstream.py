@@ -1,0 +1,181 @@
+"""One connection to a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+import httpcore
+
+from fastrouter.errors import (
+    UPSTREAM_CLOSED,
+    UPSTREAM_PROTOCOL_ERROR,
+    MalformedMessageError,
+    RouterError,
+    TruncatedMessageError,
+)
+from fastrouter.net.connection import Connection
+from fastrouter.wire.heads import END, MAX_HEAD
+
+if TYPE_CHECKING:
+    from fastrouter.net.pool import Pool
+    from fastrouter.policy.plan import ResponsePlan
+    from fastrouter.policy.target import Target
+    from fastrouter.wire.head_cache import HeadCache
+
+_STATUS_LINE: Final = b"HTTP/1."
+
+
+class State(Enum):
+    """The life of a connection: NEW -> ACTIVE <-> IDLE -> CLOSED."""
+
+    NEW = "new"
+    ACTIVE = "active"
+    IDLE = "idle"
+    CLOSED = "closed"
+
+
+class Upstream(Connection, httpcore.AsyncConnectionInterface):
+    """One connection to a sandbox: asyncio protocol below, httpcore's connection interface above.
+
+    Whatever ends an exchange early, from either side, comes here through ``fail`` and is raised by the
+    ``changed`` that the exchange waits in.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, target: Target, heads: HeadCache[ResponsePlan], pool: Pool
+    ) -> None:
+        super().__init__(loop)
+        self._heads = heads
+        self._pool = pool
+        self._error: RouterError | None = None
+        self.target = target
+        self.address = ""
+        self.state = State.NEW
+        self.idle_since = 0.0
+        self.exchanges = 0
+        self.eof = False
+        self.silent = True
+        """True while no byte of a response has come: the condition of a safe retry."""
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.info()}>"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport and note the address that was dialled."""
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of a response; a connection that speaks without being asked is closed."""
+        if self.state is State.IDLE:
+            self.abort()  # RFC 9112 9.2: nothing that it says can belong to the next request
+            return
+        self.silent = False
+        super().data_received(data)
+
+    def eof_received(self) -> None:
+        """Note that the sandbox closed: the end of a body, or of the exchange."""
+        self.eof = True
+        if self.state is State.IDLE:
+            self._pool.forget(self)
+        elif self.pipe is not None:
+            self.pipe.eof()
+        else:
+            self.wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the pool, or fail the exchange."""
+        idle = self.state is State.IDLE
+        self.state = State.CLOSED
+        if idle:
+            self._pool.forget(self)
+            return
+        if not self.eof:
+            self.fail(RouterError(UPSTREAM_CLOSED, f"connection lost: {exc}"))
+        self.eof = True
+
+    def begin(self) -> None:
+        """Start an exchange on this connection."""
+        self.state = State.ACTIVE
+        self.exchanges += 1
+        self.silent = True
+        self.moved = False
+
+    def fail(self, error: RouterError) -> None:
+        """End the exchange with ``error``; the first error wins."""
+        if self._error is None:
+            self._error = error
+        self.wake()
+
+    def malformed(self, error: MalformedMessageError) -> None:
+        """End the exchange: the sandbox broke off within its body, or sent what is no body."""
+        truncated = isinstance(error, TruncatedMessageError)
+        self.fail(RouterError(UPSTREAM_CLOSED if truncated else UPSTREAM_PROTOCOL_ERROR, str(error)))
+
+    async def changed(self) -> None:
+        """Wait for bytes, the end of a pipe or a failure; raise the failure."""
+        if self._error is None and not self.eof:
+            await super().changed()
+        if self._error is not None:
+            raise self._error
+
+    async def response_head(self) -> ResponsePlan:
+        """Return the next response head, a 1xx included; raise ``RouterError``."""
+        scanned = 0
+        while True:
+            buffer = self.buffer
+            end = buffer.find(END, max(0, scanned - 3), MAX_HEAD)
+            if end >= 0:
+                break
+            if len(buffer) >= MAX_HEAD or not buffer.startswith(_STATUS_LINE[: len(buffer)]):
+                raise RouterError(UPSTREAM_PROTOCOL_ERROR, "no response head")
+            if self.eof:
+                raise self._error or RouterError(UPSTREAM_CLOSED, "closed before the response head")
+            scanned = len(buffer)
+            await self.changed()
+        end += len(END)
+        self.buffer = buffer[end:]
+        try:
+            return self._heads.get(buffer[:end])
+        except MalformedMessageError as error:
+            raise RouterError(UPSTREAM_PROTOCOL_ERROR, str(error)) from error
+
+    @property
+    def reusable(self) -> bool:
+        """True while nothing was lost, failed or sent in excess: another exchange may follow."""
+        return not (self.eof or self._error or self.buffer or self.transport.is_closing())
+
+    async def aclose(self) -> None:
+        """Close the connection (httpcore)."""
+        self._pool.forget(self)
+        self.transport.close()
+
+    def info(self) -> str:
+        """Describe the connection (httpcore)."""
+        return (
+            f"{self.target.host}:{self.target.port}, HTTP/1.1, {self.state.name}, exchanges: {self.exchanges}"
+        )
+
+    def can_handle_request(self, origin: httpcore.Origin) -> bool:
+        """Tell whether this connection leads to ``origin`` (httpcore)."""
+        return (origin.host, origin.port) == (self.target.host.encode("ascii"), self.target.port)
+
+    def is_available(self) -> bool:
+        """Tell whether it could take a request now (httpcore)."""
+        return self.state is State.IDLE
+
+    def has_expired(self) -> bool:
+        """Tell whether it should be closed: the sandbox did, or it idled too long (httpcore)."""
+        return self.eof or self._pool.has_expired(self)
+
+    def is_idle(self) -> bool:
+        """Tell whether it waits in the pool (httpcore)."""
+        return self.state is State.IDLE
+
+    def is_closed(self) -> bool:
+        """Tell whether it is closed (httpcore)."""
+        return self.state is State.CLOSED

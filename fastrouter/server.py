@@ -1,0 +1,152 @@
+"""The listener, the registry of connections, and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastrouter.net.backend import Backend
+from fastrouter.net.deadlines import Sweep
+from fastrouter.net.dialer import Dialer
+from fastrouter.net.downstream import Downstream
+from fastrouter.net.pool import Pool
+from fastrouter.net.resolver import Resolver
+from fastrouter.net.upstream import Upstream
+from fastrouter.policy.plan import plan_request, plan_response
+from fastrouter.wire.head_cache import HeadCache
+
+if TYPE_CHECKING:
+    import httpcore
+
+    from fastrouter.policy.target import Target
+    from fastrouter.settings import Settings
+    from fastrouter.telemetry.access_log import AccessLog
+
+_BACKLOG = 4096
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """One router: everything that its connections share, and its listening socket.
+
+    ``backend`` stands in for the router's own resolver and sockets: any httpcore backend.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.settings = settings
+        self.access_log = access_log
+        self.shutting_down = False
+        self.requests = 0
+        self.errors = 0
+        self.connections: set[Downstream] = set()
+        self.request_heads = HeadCache(partial(plan_request, cluster_domain=settings.cluster_domain))
+        self.response_heads = HeadCache(plan_response)
+        self.resolver: Resolver | None = None
+        if backend is None:
+            self.resolver = Resolver(settings.dns_servers, keep=settings.max_keepalive > 0)
+            backend = Backend(self.resolver)
+        self.pool = Pool(max_idle=settings.max_keepalive, expiry=settings.keepalive_expiry)
+        self.pool.dialer = Dialer(backend, self._make_upstream, retry_window=settings.dial_retry)
+        self._sweep = Sweep([self._tick, self.pool.expire])
+        self._listener: asyncio.Server | None = None
+        self._closed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.settings.host}:{self.settings.port} connections={len(self.connections)}>"
+
+    async def start(self) -> None:
+        """Listen; raises ``OSError`` where the address is taken or not ours."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(
+            self.make_downstream, self.settings.host, self.settings.port, backlog=_BACKLOG
+        )
+        self.start_sweep()
+
+    def start_sweep(self) -> None:
+        """Begin to check deadlines; ``start`` does it."""
+        self._sweep.start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The address and port that is listened on."""
+        if self._listener is None:
+            return self.settings.host, self.settings.port
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        return host, port
+
+    def statistics(self) -> dict[str, object]:
+        """Return the numbers that show the router's state."""
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "downstream_connections": len(self.connections),
+            **self.pool.statistics(),
+            "dial_attempts": self.pool.dialer.attempts,
+            "request_heads": repr(self.request_heads),
+            "response_heads": repr(self.response_heads),
+            "resolver": repr(self.resolver),
+        }
+
+    def make_downstream(self) -> Downstream:
+        """Return the protocol of one accepted connection."""
+        return Downstream(asyncio.get_running_loop(), self)
+
+    def _make_upstream(self, target: Target) -> Upstream:
+        return Upstream(asyncio.get_running_loop(), target, self.response_heads, self.pool)
+
+    def opened(self, connection: Downstream) -> None:
+        """Register a connection."""
+        self.connections.add(connection)
+
+    def closed(self, connection: Downstream) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+        self._closed.set()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.tick(now)
+        if self.access_log is not None:
+            self.access_log.flush()
+
+    async def shutdown(self) -> None:
+        """Stop: no new connections, 503 for new requests, then wait for exchanges up to the grace time."""
+        self.shutting_down = True
+        if self._listener is not None:
+            self._listener.close()
+        try:
+            async with asyncio.timeout(self.settings.shutdown_grace):
+                await self._until_idle()
+        except TimeoutError:
+            _log.warning("shutdown: grace time is over", extra={"unfinished": self._busy()})
+        for connection in list(self.connections):
+            connection.leave()
+        await self._until_closed()
+        self._sweep.stop()
+        self.pool.close()
+        if self.resolver is not None:
+            await self.resolver.close()
+
+    def _busy(self) -> int:
+        return sum(connection.busy for connection in self.connections)
+
+    async def _until_idle(self) -> None:
+        while self._busy():
+            self._closed.clear()
+            await self._closed.wait()
+
+    async def _until_closed(self) -> None:
+        while self.connections:
+            self._closed.clear()
+            await self._closed.wait()

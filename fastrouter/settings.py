@@ -1,0 +1,219 @@
+"""One table of all settings: variable, flag, type, default, bounds, help. Pure: the environment is handed in.
+
+The README's table is generated from it (``python -m fastrouter.settings``), and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+_TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
+_DOMAIN: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+
+
+class SettingsError(Exception):
+    """A setting has a value that it cannot have; the text names both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The effective settings. Times are seconds."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - the router's job is to be reached
+    port: int = 8080
+    proxy_timeout: float = 180.0
+    cluster_domain: str = "cluster.local"
+    dns_servers: tuple[str, ...] = ()
+    dial_retry: float = 3.0
+    max_keepalive: int = 20
+    keepalive_expiry: float = 4.0
+    request_head_timeout: float = 10.0
+    client_keepalive: float = 650.0
+    shutdown_grace: float = 30.0
+    access_log: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table."""
+
+    field: str
+    parse: Callable[[str], Any]
+    help: str
+    variable: str | None = None
+    flag: str | None = None
+    lenient: bool = False
+    """The reference router has this variable: an invalid value is a warning there, so it is one here."""
+
+    @property
+    def default(self) -> Any:
+        """The value where nothing is set."""
+        return next(field.default for field in fields(Settings) if field.name == self.field)
+
+    @property
+    def name(self) -> str:
+        """What the user wrote to set it."""
+        return self.variable or self.flag or self.field
+
+
+def _seconds(*, zero: bool) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            raise ValueError("not a number of seconds" + ("" if zero else " above 0"))
+        return value
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError("not a whole number")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    port = _count(text)
+    if port > 65535:  # noqa: PLR2004
+        raise ValueError("not a port")
+    return port
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError("neither true nor false")
+
+
+def _domain(text: str) -> str:
+    domain = text.strip().strip(".").lower()
+    if not _DOMAIN.fullmatch(domain):
+        raise ValueError("not a domain name")
+    return domain
+
+
+def _servers(text: str) -> tuple[str, ...]:
+    return tuple(_server(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _server(text: str) -> str:
+    """Check one ``address``, ``address:port`` or ``[address]:port``."""
+    match = re.fullmatch(
+        r"\[(?P<v6>[^\]]+)\](?::(?P<p6>[0-9]+))?|(?P<v4>[0-9.]+)(?::(?P<p4>[0-9]+))?|(?P<bare>[0-9a-fA-F:.]+)",
+        text,
+    )
+    if match is None:
+        raise ValueError(f"{text!r} is not an address with an optional port")
+    ipaddress.ip_address(match["v6"] or match["v4"] or match["bare"])
+    _port(match["p6"] or match["p4"] or "53")
+    return text
+
+
+OPTIONS: Final = (
+    Option("host", str, "Address to listen on.", flag="--host"),
+    Option("port", _port, "Port to listen on; 0 takes a free one.", flag="--port"),
+    Option(
+        "proxy_timeout",
+        _seconds(zero=False),
+        "Longest silence of an exchange: until the response head, then between bytes in either direction.",
+        variable="PROXY_TIMEOUT_SECONDS",
+        lenient=True,
+    ),
+    Option("cluster_domain", _domain, "The cluster's DNS domain.", variable="CLUSTER_DOMAIN", lenient=True),
+    Option(
+        "dns_servers",
+        _servers,
+        "DNS servers, comma-separated, port optional (`10.0.0.10:53`); unset: those of `/etc/resolv.conf`.",
+        variable="DNS_SERVERS",
+    ),
+    Option(
+        "dial_retry",
+        _seconds(zero=True),
+        "How long a dial that failed before a byte was sent is tried again; 0: once.",
+        variable="DIAL_RETRY_SECONDS",
+    ),
+    Option(
+        "max_keepalive",
+        _count,
+        "Idle connections kept per sandbox; 0: a fresh look-up and connection for every request.",
+        variable="MAX_KEEPALIVE_CONNECTIONS",
+        lenient=True,
+    ),
+    Option(
+        "keepalive_expiry",
+        _seconds(zero=False),
+        "How long an idle connection to a sandbox is kept.",
+        variable="KEEPALIVE_EXPIRY_SECONDS",
+    ),
+    Option(
+        "request_head_timeout",
+        _seconds(zero=False),
+        "Time for a client to send a request head.",
+        variable="REQUEST_HEAD_TIMEOUT_SECONDS",
+    ),
+    Option(
+        "client_keepalive",
+        _seconds(zero=False),
+        "How long an idle client connection is kept.",
+        variable="CLIENT_KEEPALIVE_SECONDS",
+    ),
+    Option(
+        "shutdown_grace",
+        _seconds(zero=True),
+        "How long exchanges may finish after SIGTERM or SIGINT.",
+        variable="SHUTDOWN_GRACE_SECONDS",
+    ),
+    Option("access_log", _flag, "One line per request on standard output.", variable="ACCESS_LOG"),
+)
+
+
+def load(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], warn: Callable[[str], None]
+) -> Settings:
+    """Return the settings of flags (by field name) over environment over defaults.
+
+    Raises ``SettingsError``; calls ``warn`` for an invalid value that the reference router would survive.
+    """
+    chosen: dict[str, Any] = {}
+    for option in OPTIONS:
+        text = flags.get(option.field)
+        if text is None and option.variable is not None:
+            text = environ.get(option.variable)
+        if text is None:
+            continue
+        try:
+            chosen[option.field] = option.parse(text)
+        except ValueError as error:
+            message = f"{option.name}: invalid value {text!r}: {error}"
+            if not option.lenient:
+                raise SettingsError(message) from error
+            warn(f"{message}; using the default {option.default}")
+    return Settings(**chosen)
+
+
+def markdown_table() -> str:
+    """Return the table of options for the README."""
+    rows = ["| variable or flag | default | meaning |", "|---|---|---|"]
+    for option in OPTIONS:
+        default = option.default
+        shown = (
+            "true"
+            if default is True
+            else f"{default:g}"
+            if isinstance(default, float)
+            else default or "unset"
+        )
+        rows.append(f"| `{option.name}` | `{shown}` | {option.help} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")

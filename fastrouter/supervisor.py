@@ -1,0 +1,80 @@
+"""The process: event loop, limits, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import uvloop
+
+from fastrouter import __version__
+from fastrouter.server import Server
+from fastrouter.telemetry.access_log import AccessLog
+
+if TYPE_CHECKING:
+    from fastrouter.settings import Settings
+
+T = TypeVar("T")
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_log = logging.getLogger(__name__)
+
+
+def run(main: Coroutine[object, object, T]) -> T:
+    """Run ``main`` on uvloop."""
+    return uvloop.run(main)
+
+
+async def until_signal() -> signal.Signals:
+    """Wait for SIGTERM or SIGINT and return it; afterwards a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def receive(number: signal.Signals) -> None:
+        for each in _SIGNALS:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        received.set_result(number)
+
+    for each in _SIGNALS:
+        loop.add_signal_handler(each, receive, each)
+    return await received
+
+
+async def serve(settings: Settings) -> int:
+    """Run one router until a signal; return the exit code."""
+    raise_file_limit()
+    access_log = AccessLog(sys.stdout.fileno()) if settings.access_log else None
+    server = Server(settings, access_log=access_log)
+    try:
+        await server.start()
+    except OSError as error:
+        _log.error("cannot listen", extra={"host": settings.host, "port": settings.port, "error": str(error)})
+        return 1
+    host, port = server.address
+    effective = asdict(settings) | {"host": host, "port": port}
+    _log.info("listening", extra={"version": __version__, "settings": effective})
+    # What was made until now lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    received = await until_signal()
+    _log.info("shutting down", extra={"signal": received.name})
+    await server.shutdown()
+    if access_log is not None:
+        access_log.close()
+    _log.info("stopped", extra={"requests": server.requests})
+    return 0
+
+
+def raise_file_limit() -> None:
+    """Raise the limit of open files to the hard limit: each exchange holds two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

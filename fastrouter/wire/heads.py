@@ -1,0 +1,221 @@
+"""Heads: the strict checks of a proxy, then h11.
+
+h11 validates messages, not proxies: it takes bare LF, obs-fold, control bytes in values, and Content-Length
+beside Transfer-Encoding. Whatever two parsers may read differently is refused here first (contract
+section 7; RFC 9112 sections 2.2, 5 and 6, 11.2).
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import h11
+
+from fastrouter.errors import (
+    BAD_REQUEST,
+    HEADERS_TOO_LARGE,
+    METHOD_NOT_ALLOWED,
+    TARGET_TOO_LONG,
+    UNSUPPORTED_CODING,
+    UNSUPPORTED_VERSION,
+    Cause,
+    MalformedMessageError,
+)
+from fastrouter.wire import framing
+from fastrouter.wire.fields import FIELD_LINES, TOKEN, Fields, token_list, values
+from fastrouter.wire.framing import Framing, Kind
+
+END: Final = b"\r\n\r\n"
+MAX_HEAD: Final = 64 * 1024
+MAX_FIELDS: Final = 256
+MAX_REQUEST_LINE: Final = 16 * 1024
+
+_REQUEST: Final = re.compile(TOKEN + rb" [\x21-\x7e]++ HTTP/1\.[01]\r\n" + FIELD_LINES + rb"\r\n")
+_RESPONSE: Final = re.compile(
+    rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + FIELD_LINES + rb"\r\n"
+)
+_OTHER_VERSION: Final = re.compile(TOKEN + rb" [\x21-\x7e]++ HTTP/(?!1\.[01]\r\n)[0-9]+(?:\.[0-9]+)?\r\n")
+_REQUEST_LINE_START: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*+(?: [HTP/0-9.]*+\r?)?)?")
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
+_ABSOLUTE_FORM: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]+")
+_HOST: Final = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]+")
+
+
+class RequestHead(NamedTuple):
+    """One request head. ``target`` is what goes upstream: origin-form, or ``*`` (RFC 9112 3.2)."""
+
+    method: bytes
+    target: bytes
+    http11: bool
+    fields: Fields
+    framing: Framing
+    keep_alive: bool
+    expects_continue: bool
+
+
+class ResponseHead(NamedTuple):
+    """One response head. ``framing`` holds unless the method or the status say "no body"."""
+
+    status: int
+    reason: bytes
+    http11: bool
+    fields: Fields
+    framing: Framing
+    keep_alive: bool
+
+    @property
+    def informational(self) -> bool:
+        """True for 1xx: the final response is still to come (RFC 9110 15.2)."""
+        return self.status < HTTPStatus.OK
+
+    def framing_for(self, method: bytes) -> Framing:
+        """Return the framing of this response to a request of ``method`` (RFC 9112 6.3)."""
+        if (
+            method == b"HEAD"
+            or self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+            or self.informational
+        ):
+            return framing.NONE
+        return self.framing
+
+
+def check_incomplete(data: bytes, scanned: int) -> None:
+    """Raise if ``data``, a head whose end has not come, can no longer become one.
+
+    ``scanned`` bytes were checked by earlier calls. Without this, a head with bare LF ends or TLS on the
+    plain port would wait for the timeout instead of an answer.
+    """
+    line_end = data.find(b"\r\n", 0, MAX_REQUEST_LINE + 1)
+    if line_end < 0 and len(data) > MAX_REQUEST_LINE:
+        raise MalformedMessageError("request line too long", _long_line(data))
+    if len(data) >= MAX_HEAD:
+        raise MalformedMessageError("head too large", HEADERS_TOO_LARGE)
+    if _BARE_LF.search(data, max(0, scanned - 1)):
+        raise MalformedMessageError("bare LF")
+    if line_end < 0 and not _REQUEST_LINE_START.fullmatch(data):
+        raise MalformedMessageError("no request line")
+
+
+def parse_request(raw: bytes) -> RequestHead:
+    """Parse a whole request head, empty line included; raise ``MalformedMessageError``."""
+    if _REQUEST.fullmatch(raw) is None:
+        raise MalformedMessageError("malformed request head", _request_fault(raw))
+    _check_size(raw)
+    if raw.find(b"\r\n") > MAX_REQUEST_LINE:
+        raise MalformedMessageError("request line too long", _long_line(raw))
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    event = _read(connection, raw)
+    if not isinstance(event, h11.Request):
+        raise MalformedMessageError("not a request")
+    fields = _fields(event)
+    http11 = event.http_version == b"1.1"
+    _check_host(fields)
+    return RequestHead(
+        method=event.method,
+        target=_origin_form(event.method, event.target),
+        http11=http11,
+        fields=fields,
+        framing=_framing(fields, framing.NONE, http11=http11),
+        keep_alive=_keep_alive(fields, http11=http11),
+        expects_continue=http11 and b"100-continue" in token_list(fields, b"expect"),
+    )
+
+
+def parse_response(raw: bytes) -> ResponseHead:
+    """Parse a whole response head, empty line included; raise ``MalformedMessageError``."""
+    if _RESPONSE.fullmatch(raw) is None:
+        raise MalformedMessageError("malformed response head")
+    _check_size(raw)
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+    if raw[9:10] == b"1":
+        # h11 takes an informational response only after a request.
+        connection.send(h11.Request(method=b"GET", target=b"/", headers=[(b"host", b"-")]))
+    event = _read(connection, raw)
+    if not isinstance(event, h11.Response | h11.InformationalResponse):
+        raise MalformedMessageError("not a response")
+    fields = _fields(event)
+    http11 = event.http_version == b"1.1"
+    return ResponseHead(
+        status=event.status_code,
+        reason=event.reason,
+        http11=http11,
+        fields=fields,
+        framing=_framing(fields, framing.UNTIL_CLOSE, http11=http11),
+        # A sandbox of HTTP/1.0 gets one request per connection: its keep-alive was never standardised.
+        keep_alive=http11 and _keep_alive(fields, http11=True),
+    )
+
+
+def _read(connection: h11.Connection, raw: bytes) -> object:
+    connection.receive_data(raw)
+    try:
+        return connection.next_event()
+    except h11.RemoteProtocolError as error:
+        unsupported = error.error_status_hint == UNSUPPORTED_CODING.status
+        raise MalformedMessageError(str(error), UNSUPPORTED_CODING if unsupported else BAD_REQUEST) from error
+
+
+def _fields(event: h11.Request | h11.Response | h11.InformationalResponse) -> Fields:
+    return tuple([(raw_name.lower(), raw_name, value) for raw_name, value in event.headers.raw_items()])
+
+
+def _check_size(raw: bytes) -> None:
+    if len(raw) > MAX_HEAD or raw.count(b"\r\n") - 2 > MAX_FIELDS:
+        raise MalformedMessageError("head too large", HEADERS_TOO_LARGE)
+
+
+def _check_host(fields: Fields) -> None:
+    """Check the one Host; h11 has refused its absence on 1.1 and a second one (RFC 9112 3.2)."""
+    for value in values(fields, b"host"):
+        if _HOST.fullmatch(value) is None:
+            raise MalformedMessageError("malformed Host")
+
+
+def _framing(fields: Fields, default: Framing, *, http11: bool) -> Framing:
+    """Return the framing that the fields state (RFC 9112 6.3); h11 has compared repeated lengths."""
+    codings = values(fields, b"transfer-encoding")
+    lengths = values(fields, b"content-length")
+    if codings:
+        if lengths:
+            raise MalformedMessageError("Content-Length beside Transfer-Encoding")
+        if not http11:
+            raise MalformedMessageError("Transfer-Encoding in HTTP/1.0")  # RFC 9112 6.1
+        return framing.CHUNKED
+    if not lengths:
+        return default
+    if _LENGTH.fullmatch(lengths[0]) is None:
+        raise MalformedMessageError("malformed Content-Length")
+    return Framing(Kind.LENGTH, int(lengths[0]))
+
+
+def _keep_alive(fields: Fields, *, http11: bool) -> bool:
+    """Tell whether the sender keeps the connection (RFC 9112 9.3)."""
+    options = token_list(fields, b"connection")
+    return b"close" not in options and (http11 or b"keep-alive" in options)
+
+
+def _origin_form(method: bytes, target: bytes) -> bytes:
+    """Reduce a target to what goes upstream; no decoding, no normalisation (RFC 9112 3.2)."""
+    if method == b"CONNECT":
+        raise MalformedMessageError("CONNECT", METHOD_NOT_ALLOWED)
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        return target
+    match = _ABSOLUTE_FORM.match(target)
+    if match is None:
+        raise MalformedMessageError("malformed request target")
+    path = target[match.end() :]
+    if not path and method == b"OPTIONS":
+        return b"*"  # RFC 9112 3.2.4
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def _request_fault(raw: bytes) -> Cause:
+    return UNSUPPORTED_VERSION if _OTHER_VERSION.match(raw) else BAD_REQUEST
+
+
+def _long_line(data: bytes) -> Cause:
+    """Name a request line over the limit: a long target, or garbage."""
+    return TARGET_TOO_LONG if _REQUEST_LINE_START.match(data, 0, MAX_REQUEST_LINE) else BAD_REQUEST

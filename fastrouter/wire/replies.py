@@ -1,0 +1,32 @@
+"""The router's own replies, as bytes."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Final
+
+
+def _reply(status: int, payload: dict[str, str], extra: bytes, *, close: bool, head_only: bool) -> bytes:
+    body = json.dumps(payload, separators=(",", ":")).encode("ascii")
+    head = b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b\r\n" % (
+        status,
+        HTTPStatus(status).phrase.encode("ascii"),
+        len(body),
+        extra,
+        b"Connection: close\r\n" if close else b"",
+    )
+    return head if head_only else head + body
+
+
+def error_reply(status: int, detail: str, reason: str, *, close: bool, head_only: bool) -> bytes:
+    """Return the reply for a failure; ``head_only`` answers HEAD (RFC 9110 9.3.2)."""
+    extra = b"X-Sandbox-Router-Error: %b\r\n" % reason.encode("ascii")
+    return _reply(status, {"detail": detail}, extra, close=close, head_only=head_only)
+
+
+HEALTHY: Final = {
+    (close, head_only): _reply(200, {"status": "ok"}, b"", close=close, head_only=head_only)
+    for close in (False, True)
+    for head_only in (False, True)
+}

@@ -1,0 +1,299 @@
+"""Real parts for end-to-end tests: a router, a DNS server, and a sandbox that does exactly as it is told.
+
+Everything listens on loopback with ports of the system's choice and is closed by its context manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from fastrouter.demo.dns import DnsServer
+from fastrouter.server import Server
+from fastrouter.settings import Settings
+from fastrouter.telemetry.access_log import AccessLog
+
+LIMIT = 10.0
+"""Seconds after which a test that waits for the network has failed."""
+
+Handler = Callable[["Visit"], Awaitable[None]]
+
+
+@dataclass
+class Visit:
+    """One connection to a scripted sandbox: what came, and the means to answer byte by byte."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    received: bytearray = field(default_factory=bytearray)
+
+    async def read(self) -> bytes:
+        """Return the next piece; nothing at the end."""
+        data = await asyncio.wait_for(self.reader.read(256 * 1024), LIMIT)
+        self.received += data
+        return data
+
+    async def until(self, mark: bytes) -> bytes:
+        """Read until ``mark`` has come, return all that was read so far on this call."""
+        data = await asyncio.wait_for(self.reader.readuntil(mark), LIMIT)
+        self.received += data
+        return data
+
+    async def exactly(self, size: int) -> bytes:
+        """Read ``size`` bytes."""
+        data = await asyncio.wait_for(self.reader.readexactly(size), LIMIT)
+        self.received += data
+        return data
+
+    async def head(self) -> bytes:
+        """Read one request head."""
+        return await self.until(b"\r\n\r\n")
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, waiting for room."""
+        self.writer.write(data)
+        await asyncio.wait_for(self.writer.drain(), LIMIT)
+
+    def close(self) -> None:
+        """Close after what was sent."""
+        self.writer.close()
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self.writer.transport.abort()
+
+    async def gone(self) -> None:
+        """Wait until the router has closed this connection."""
+        while await self.read():
+            pass
+
+
+@dataclass
+class ScriptedSandbox:
+    """A listener that runs ``handler`` for each connection and keeps every visit."""
+
+    handler: Handler
+    visits: list[Visit] = field(default_factory=list)
+    port: int = 0
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._server = await asyncio.start_server(self._visit, host, port, limit=2**20)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visit = Visit(reader, writer)
+        self.visits.append(visit)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self.handler(visit)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the router left: the tests look at what they need of that
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def received(self) -> bytes:
+        """All bytes of all connections, in the order of the connections."""
+        return b"".join(bytes(visit.received) for visit in self.visits)
+
+
+def replies(*answers: bytes) -> Handler:
+    """Return a handler that reads a head (and a body of known length) and sends the next answer, in turn."""
+
+    async def handle(visit: Visit) -> None:
+        for answer in answers:
+            await read_request(visit)
+            await visit.send(answer)
+        await visit.gone()
+
+    return handle
+
+
+def always(answer: bytes) -> Handler:
+    """Return a handler that gives every request of every connection the same answer."""
+
+    async def handle(visit: Visit) -> None:
+        while True:
+            await read_request(visit)
+            await visit.send(answer)
+
+    return handle
+
+
+async def read_request(visit: Visit) -> tuple[bytes, bytes]:
+    """Read one request with a body of known length or chunked; return head and raw body."""
+    head = await visit.head()
+    lower = head.lower()
+    if b"\r\ntransfer-encoding: chunked" in lower:
+        body = b""
+        while not body.endswith(b"0\r\n\r\n"):
+            body += await visit.until(b"\r\n")
+        return head, body
+    if b"\r\ncontent-length: " in lower:
+        size = int(lower.split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0])
+        return head, await visit.exactly(size)
+    return head, b""
+
+
+def ok(body: bytes = b"ok", *fields: bytes) -> bytes:
+    """Return a plain 200 response."""
+    lines = b"".join(line + b"\r\n" for line in fields)
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%b\r\n%b" % (len(body), lines, body)
+
+
+@dataclass
+class Client:
+    """A raw client connection: bytes out, bytes in."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await asyncio.wait_for(self.writer.drain(), LIMIT)
+
+    async def head(self) -> bytes:
+        """Return the next response head."""
+        return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), LIMIT)
+
+    async def exactly(self, size: int) -> bytes:
+        return await asyncio.wait_for(self.reader.readexactly(size), LIMIT)
+
+    async def response(self) -> tuple[bytes, bytes]:
+        """Return head and body of a response with Content-Length."""
+        head = await self.head()
+        size = int(head.lower().split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0])
+        return head, await self.exactly(size)
+
+    async def error(self) -> tuple[int, str, str]:
+        """Return status, detail and reason word of one of the router's own replies."""
+        head, body = await self.response()
+        reason = head.split(b"\r\nX-Sandbox-Router-Error: ")[1].split(b"\r\n")[0].decode()
+        return int(head[9:12]), json.loads(body)["detail"], reason
+
+    async def rest(self) -> bytes:
+        """Return everything up to the end of the connection; a reset raises ConnectionResetError."""
+        return await asyncio.wait_for(self.reader.read(-1), LIMIT)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@dataclass
+class Stage:
+    """One router with its DNS server, sandboxes and clients."""
+
+    server: Server
+    dns: DnsServer
+    zone: dict[str, list[str]]
+    log_read_fd: int
+    _sandboxes: list[ScriptedSandbox] = field(default_factory=list)
+    _clients: list[Client] = field(default_factory=list)
+
+    async def sandbox(
+        self, handler: Handler, name: str = "box", *, namespace: str = "default", host: str = "127.0.0.1"
+    ) -> ScriptedSandbox:
+        """Start a scripted sandbox and give it its name in the DNS."""
+        sandbox = ScriptedSandbox(handler)
+        await sandbox.start(host)
+        self._sandboxes.append(sandbox)
+        self.zone[f"{name}.{namespace}.svc.cluster.local"] = [host]
+        return sandbox
+
+    async def client(self) -> Client:
+        """Connect to the router."""
+        reader, writer = await asyncio.open_connection(*self.server.address, limit=2**20)
+        client = Client(reader, writer)
+        self._clients.append(client)
+        return client
+
+    @property
+    def url(self) -> str:
+        host, port = self.server.address
+        return f"http://{host}:{port}"
+
+    def access_lines(self) -> list[dict[str, object]]:
+        """Return the access lines written so far."""
+        assert self.server.access_log is not None
+        self.server.access_log.close()
+        data = b""
+        while piece := os.read(self.log_read_fd, 2**20):
+            data += piece
+            if piece.endswith(b"\n") and not _readable(self.log_read_fd):
+                break
+        return [json.loads(line) for line in data.splitlines()]
+
+    async def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        await self.server.shutdown()
+        for sandbox in self._sandboxes:
+            await sandbox.close()
+        await self.dns.close()
+
+
+def _readable(fd: int) -> bool:
+    import select
+
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+@asynccontextmanager
+async def stage(**settings: object) -> AsyncIterator[Stage]:
+    """Start a router (dial retries off, grace 0 s unless told) in front of an empty DNS zone."""
+    zone: dict[str, list[str]] = {}
+    dns = DnsServer(zone)
+    await dns.start()
+    read_fd, write_fd = os.pipe()
+    chosen = Settings(host="127.0.0.1", port=0, dns_servers=(dns.address,), dial_retry=0.0, shutdown_grace=0.0)
+    log = AccessLog(write_fd)
+    server = Server(replace(chosen, **settings), access_log=log)  # type: ignore[arg-type]
+    await server.start()
+    set_ = Stage(server, dns, zone, read_fd)
+    try:
+        yield set_
+    finally:
+        await set_.close()
+        log.close()
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+def request(
+    sandbox: ScriptedSandbox | int,
+    *fields: bytes,
+    method: bytes = b"GET",
+    target: bytes = b"/",
+    body: bytes | None = None,
+    name: bytes = b"box",
+) -> bytes:
+    """Return a whole request for ``sandbox`` (or its port), with ``fields`` behind the routing headers."""
+    port = sandbox if isinstance(sandbox, int) else sandbox.port
+    lines = [b"%b %b HTTP/1.1" % (method, target), b"Host: router", b"X-Sandbox-ID: " + name]
+    lines.append(b"X-Sandbox-Port: %d" % port)
+    if body is not None:
+        lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([*lines, *fields, b"", body or b""])
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` holds: for state that no event of the test announces."""
+    async with asyncio.timeout(LIMIT):
+        while not condition():
+            await asyncio.sleep(0.005)
