@@ -107,8 +107,11 @@ class Benchmark:
 
     def generators(self) -> str:
         """Who made the load, in words."""
-        used = {"wrk" if self._uses_wrk(scenario) else "own" for scenario in self.options.scenarios}
-        return " and ".join(sorted(used))
+        used = {
+            f"{'wrk' if self._uses_wrk(scenario) else 'own'} for {'bulk' if scenario.bulk else 'requests'}"
+            for scenario in self.options.scenarios
+        }
+        return ", ".join(sorted(used, reverse=True))
 
 
 def _add(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:

@@ -91,6 +91,10 @@ class RouterError(Exception):
         self.note = note
         self._header = header
 
+    def again(self) -> RouterError:
+        """Return a fresh copy: an exception that is raised twice drags the first traceback along."""
+        return RouterError(self.cause, self.note, header=self._header)
+
     def detail(self, sandbox: str) -> str:
         """Return the text for the client, naming the sandbox or the header where the row does."""
         return self.cause.detail.replace("{sandbox}", sandbox).replace("{header}", self._header)

@@ -117,6 +117,8 @@ class Server:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.tick(now)
+        if self.shutting_down:
+            self._closed.set()  # a connection is idle or flushed without closing, too: look again
         if self.access_log is not None:
             self.access_log.flush()
 
@@ -125,6 +127,8 @@ class Server:
         self.shutting_down = True
         if self._listener is not None:
             self._listener.close()
+        for connection in self.connections:
+            connection.finish()
         try:
             async with asyncio.timeout(self.settings.shutdown_grace):
                 await self._until_idle()

@@ -8,9 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
+import select
+import socket
+import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from fastrouter.demo.dns import DnsServer
 from fastrouter.server import Server
@@ -64,7 +71,12 @@ class Visit:
 
     def reset(self) -> None:
         """Close with RST."""
-        self.writer.transport.abort()
+        reset(self.writer)
+
+    @property
+    def ended(self) -> bool:
+        """True once the router has closed this connection and all that it sent was read."""
+        return self.reader.at_eof() or self.reader.exception() is not None
 
     async def gone(self) -> None:
         """Wait until the router has closed this connection."""
@@ -106,6 +118,11 @@ class ScriptedSandbox:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop_listening(self) -> None:
+        """Refuse new connections; those that are open stay."""
+        assert self._server is not None
+        self._server.close()
 
     @property
     def received(self) -> bytes:
@@ -194,6 +211,17 @@ class Client:
     def close(self) -> None:
         self.writer.close()
 
+    def reset(self) -> None:
+        """Close with RST."""
+        reset(self.writer)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection with RST: `abort()` alone sends FIN where everything was read."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
 
 @dataclass
 class Stage:
@@ -224,6 +252,10 @@ class Stage:
         return client
 
     @property
+    def sandboxes(self) -> tuple[ScriptedSandbox, ...]:
+        return tuple(self._sandboxes)
+
+    @property
     def url(self) -> str:
         host, port = self.server.address
         return f"http://{host}:{port}"
@@ -233,10 +265,8 @@ class Stage:
         assert self.server.access_log is not None
         self.server.access_log.close()
         data = b""
-        while piece := os.read(self.log_read_fd, 2**20):
-            data += piece
-            if piece.endswith(b"\n") and not _readable(self.log_read_fd):
-                break
+        while _readable(self.log_read_fd):
+            data += os.read(self.log_read_fd, 2**20)
         return [json.loads(line) for line in data.splitlines()]
 
     async def close(self) -> None:
@@ -249,8 +279,6 @@ class Stage:
 
 
 def _readable(fd: int) -> bool:
-    import select
-
     return bool(select.select([fd], [], [], 0)[0])
 
 
@@ -261,7 +289,9 @@ async def stage(**settings: object) -> AsyncIterator[Stage]:
     dns = DnsServer(zone)
     await dns.start()
     read_fd, write_fd = os.pipe()
-    chosen = Settings(host="127.0.0.1", port=0, dns_servers=(dns.address,), dial_retry=0.0, shutdown_grace=0.0)
+    chosen = Settings(
+        host="127.0.0.1", port=0, dns_servers=(dns.address,), dial_retry=0.0, shutdown_grace=0.0
+    )
     log = AccessLog(write_fd)
     server = Server(replace(chosen, **settings), access_log=log)  # type: ignore[arg-type]
     await server.start()
@@ -295,5 +325,103 @@ def request(
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until ``condition`` holds: for state that no event of the test announces."""
     async with asyncio.timeout(LIMIT):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the state is the router's own: no event of ours tells it
             await asyncio.sleep(0.005)
+
+
+def full_listener() -> tuple[socket.socket, socket.socket]:
+    """Return a listener whose queue is full, and what fills it: a dial to it hangs, as to a lost host."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    filler = socket.create_connection(listener.getsockname())
+    return listener, filler
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def unchunk(raw: bytes) -> tuple[bytes, bytes]:
+    """Return the data of a whole chunked body and its trailer lines; fails on anything else."""
+    data = b""
+    while True:
+        size, _, raw = raw.partition(b"\r\n")
+        length = int(size, 16)
+        if not length:
+            assert raw.endswith(b"\r\n")
+            return data, raw[:-2]
+        data += raw[:length]
+        assert raw[length : length + 2] == b"\r\n"
+        raw = raw[length + 2 :]
+
+
+@dataclass
+class RouterProcess:
+    """``fastrouter serve`` as a process of its own."""
+
+    process: asyncio.subprocess.Process
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """Its log and access lines so far."""
+
+    async def follow(self) -> None:
+        """Collect lines until the process closes its output."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+    def line(self, message: str) -> dict[str, Any] | None:
+        """Return the log line with this message, once it is there."""
+        return next((line for line in self.lines if line.get("message") == message), None)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        line = self.line("listening")
+        assert line is not None
+        return line["settings"]["host"], line["settings"]["port"]
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that the process holds now."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * resource.getpagesize()
+
+    async def client(self) -> Client:
+        """Connect to the router; the caller closes."""
+        return Client(*await asyncio.open_connection(*self.address, limit=2**20))
+
+
+@asynccontextmanager
+async def router_process(**environ: str) -> AsyncIterator[RouterProcess]:
+    """Run ``fastrouter serve`` on a free loopback port with variables of its own; end it afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "fastrouter", "serve", "--host", "127.0.0.1", "--port", "0"),
+        env={**os.environ, **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    router = RouterProcess(process)
+    follower = asyncio.create_task(router.follow())
+    try:
+        await eventually(lambda: router.line("listening") is not None or follower.done())
+        yield router
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await follower
+
+
+async def settled(number: Callable[[], int]) -> int:
+    """Wait until a number has not changed for 0.4 s and return it: for flows that came to a halt."""
+    last, same = number(), 0
+    async with asyncio.timeout(2 * LIMIT):
+        while same < 4:
+            await asyncio.sleep(0.1)
+            last, same = (now := number()), same + 1 if now == last else 0
+    return last

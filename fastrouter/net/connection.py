@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
 import struct
 import termios
 from typing import TYPE_CHECKING, Final, cast
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 # How many unread bytes a connection holds for a reader that is busy elsewhere (a dial, the request before)
 # until it stops reading. One more read of the event loop (256 KiB) may come on top.
 MAX_UNREAD: Final = 64 * 1024
+
+# struct linger: on, zero seconds.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Connection(asyncio.Protocol):
@@ -62,7 +66,9 @@ class Connection(asyncio.Protocol):
         self.buffer = self.buffer + data if self.buffer else data
         if self._waiter is not None:
             self.wake()
-        elif len(self.buffer) > MAX_UNREAD:
+        if len(self.buffer) > MAX_UNREAD:
+            # Also while a reader waits: the event loop would read on, up to 32 times, before the reader gets
+            # its turn, and each piece would be copied together with those before it.
             self.pause_reading()
 
     def wake(self) -> None:
@@ -71,17 +77,21 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def changed(self) -> None:
-        """Wait until bytes came, a pipe ended, or the connection failed."""
-        self._waiter = self.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def changed(self) -> asyncio.Future[None]:
+        """Return what to await until bytes came, a pipe ended, or the connection failed.
+
+        A future, not a coroutine: this is awaited twice per request. One task waits at a time.
+        """
+        self._waiter = waiter = self.loop.create_future()
+        return waiter
 
     def write(self, data: bytes) -> None:
-        """Send bytes; what the peer does not take is kept, and the source paused."""
-        self.transport.write(data)
+        """Send bytes; what the peer does not take is kept, and the source paused.
+
+        To a connection that is gone already, nothing: uvloop raises, and who has to know is told otherwise.
+        """
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def pause_reading(self) -> None:
         """Stop reading: TCP makes the peer wait."""
@@ -110,7 +120,7 @@ class Connection(asyncio.Protocol):
     def has_moved(self) -> bool:
         """Tell whether bytes came, or a slow peer took some, since the last call."""
         moved, self.moved = self.moved, False
-        if self.writing_paused:
+        if self.writing_paused or self.transport.is_closing():
             # A slow peer takes long to drain the buffers to the low-water mark: ask what it has acknowledged.
             unsent = self.transport.get_write_buffer_size() + _unacknowledged(self.transport)
             moved = moved or unsent != self._unsent
@@ -118,14 +128,24 @@ class Connection(asyncio.Protocol):
         return moved
 
     def abort(self) -> None:
-        """Close at once, without sending what is buffered: the peer sees truncation, never a clean end."""
+        """Close at once, without sending what is buffered."""
+        self.transport.abort()
+
+    def reset(self) -> None:
+        """Close at once with RST: the peer sees truncation, never a clean end.
+
+        The FIN of a plain close would be the clean end of a body that ends with its connection.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
 
 def _unacknowledged(transport: asyncio.Transport) -> int:
     """Return the number of bytes in the socket's send queue (SIOCOUTQ, which is TIOCOUTQ: tcp(7))."""
     sock = transport.get_extra_info("socket")
-    if sock is None:
+    if sock is None or sock.fileno() < 0:  # no socket, or closed in this turn of the event loop
         return 0
     size: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
     return size

@@ -31,11 +31,14 @@ _MAX_BACKOFF: Final = 0.5
 class Gate:
     """The dialling of one sandbox: one leader tries, the others wait for the outcome of its attempts."""
 
-    __slots__ = ("outcome",)
+    __slots__ = ("outcome", "pause", "pauses")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, before: Gate | None) -> None:
         # True: connected, all may dial. An error: the attempt failed. None: the leader left.
         self.outcome: asyncio.Future[RouterError | bool | None] = loop.create_future()
+        # A leader goes on where the one before gave up: 200 who wait must not become 200 first attempts.
+        self.pauses: Iterator[float] = before.pauses if before else _backoff()
+        self.pause: float = before.pause if before else 0.0  # before the next attempt
 
     def tell(self, outcome: RouterError | bool | None) -> None:
         """Tell those who wait what the attempt came to, and start over."""
@@ -71,34 +74,36 @@ class Dialer:
     async def dial(self, target: Target, timeout: float) -> Upstream:
         """Return a fresh connection; raise the ``RouterError`` of the last attempt in the window."""
         window_end = time.monotonic() + self._retry_window
+        gate: Gate | None = None
         while True:
-            gate = self._gates.get(target.key)
+            before, gate = gate, self._gates.get(target.key)
             if gate is None:
-                return await self._lead(target, timeout, window_end)
+                return await self._lead(target, timeout, window_end, before)
             outcome = await asyncio.shield(gate.outcome)
             if outcome is True:
                 try:
                     return await self._attempt(target, timeout)
                 except RouterError as error:
                     outcome = error
-            if isinstance(outcome, RouterError) and time.monotonic() >= window_end:
+            if isinstance(outcome, RouterError) and time.monotonic() + gate.pause >= window_end:
                 raise RouterError(outcome.cause, outcome.note)
 
-    async def _lead(self, target: Target, timeout: float, window_end: float) -> Upstream:
-        gate = self._gates[target.key] = Gate(asyncio.get_running_loop())
+    async def _lead(self, target: Target, timeout: float, window_end: float, before: Gate | None) -> Upstream:
+        gate = self._gates[target.key] = Gate(asyncio.get_running_loop(), before)
         outcome: RouterError | bool | None = None
-        pauses = _backoff()
         try:
             while True:
+                if gate.pause:
+                    await asyncio.sleep(gate.pause)
+                    gate.pause = 0.0
                 try:
                     connection = await self._attempt(target, timeout)
                 except RouterError as error:
-                    pause = next(pauses)
-                    if error.cause.source is not Source.DIAL or time.monotonic() + pause > window_end:
+                    gate.pause = next(gate.pauses)
+                    if error.cause.source is not Source.DIAL or time.monotonic() + gate.pause > window_end:
                         outcome = error
                         raise
                     gate.tell(error)
-                    await asyncio.sleep(pause)
                 else:
                     outcome = True
                     return connection

@@ -19,6 +19,7 @@ from fastrouter.errors import (
 )
 from fastrouter.exchange import Exchange
 from fastrouter.net.connection import Connection
+from fastrouter.policy.target import Target
 from fastrouter.telemetry.access_log import NO_SUBJECT
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire import replies
@@ -40,6 +41,10 @@ _MAX_DRAIN: Final = 256 * 1024
 _LINGER_SECONDS: Final = 2.0
 _MAX_LINGER: Final = 1024 * 1024
 
+# A client that takes nothing of its last answer for this long after the connection was closed is cut off:
+# `close` alone waits for it for ever.
+_FLUSH_SECONDS: Final = 30.0
+
 # nginx' number for a request whose client left before the answer: it is in the log only.
 _CLIENT_CLOSED: Final = 499
 
@@ -53,6 +58,11 @@ class Phase(Enum):
     IDLE = "idle"
     EXCHANGE = "exchange"
     CLOSING = "closing"
+
+
+# Python 3.11 looks members of an enum up slowly: these two are needed for every request.
+_IDLE: Final = Phase.IDLE
+_EXCHANGE: Final = Phase.EXCHANGE
 
 
 class Owner(Protocol):
@@ -97,13 +107,7 @@ class Downstream(Connection):
         settings = self._owner.settings
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if peer else "unknown"
-        self._exchange = Exchange(
-            self,
-            self.peer,
-            self._owner.pool,
-            timeout=settings.proxy_timeout,
-            cluster_domain=settings.cluster_domain,
-        )
+        self._exchange = Exchange(self, self.peer, self._owner.pool, timeout=settings.proxy_timeout)
         self.deadline = time.monotonic() + settings.request_head_timeout
         self._owner.opened(self)
         self._task = self.loop.create_task(self._serve())
@@ -125,10 +129,25 @@ class Downstream(Connection):
         """Answer requests, one at a time and in order, until the connection ends."""
         try:
             while await self._answer_next():
-                pass
+                if (self.writing_paused or self.buffer) and not await self._catch_up():
+                    break
         finally:
             self._task = None
+            self._enter(Phase.CLOSING, _FLUSH_SECONDS)
             self.transport.close()
+
+    async def _catch_up(self) -> bool:
+        """Let others have a turn before a pipelined request, and wait for a client that reads no answers."""
+        await asyncio.sleep(0)
+        while self.writing_paused and not self._timed_out:
+            self.pause_reading()
+            await self.changed()
+        return not self._timed_out
+
+    def resume_writing(self) -> None:
+        """Go on with the requests that waited for the client to take its answers."""
+        super().resume_writing()
+        self.wake()
 
     async def _answer_next(self) -> bool:
         """Read one request and answer it; return whether the connection goes on."""
@@ -152,11 +171,12 @@ class Downstream(Connection):
         scanned = 0
         while True:
             buffer = self.buffer
+            if buffer.startswith(b"\r\n"):
+                buffer = self._without_empty_lines(buffer)
             end = buffer.find(END, max(0, scanned - 3))
             if 0 <= end <= MAX_HEAD:
                 break
             if buffer:
-                buffer = self._without_empty_lines(buffer)
                 check_incomplete(buffer, scanned)
                 scanned = len(buffer)
             if self.phase is Phase.IDLE and buffer:
@@ -173,14 +193,17 @@ class Downstream(Connection):
 
     def _without_empty_lines(self, buffer: bytes) -> bytes:
         """Drop empty lines before a request line (RFC 9112 2.2: some clients send one after a body)."""
-        while buffer.startswith(b"\r\n"):
-            self.buffer = buffer = buffer[2:]
-        return buffer
+        # One cut for all of them: 256 KiB of empty lines, cut one by one, would hold the loop for seconds.
+        empty = 0
+        while buffer.startswith(b"\r\n", empty):
+            empty += 2
+        self.buffer = buffer[empty:]
+        return self.buffer
 
     async def _answer(self, plan: RequestPlan) -> bool:
         owner, exchange = self._owner, self._exchange
         outcome = Outcome(time.monotonic())
-        self.phase = Phase.EXCHANGE
+        self.phase = _EXCHANGE
         keep = plan.head.keep_alive and not owner.shutting_down
         try:
             first = exchange.take_body(plan, outcome)
@@ -197,7 +220,9 @@ class Downstream(Connection):
             keep = self._fail(RouterError(INTERNAL_ERROR), plan, outcome, keep=False)
         finally:
             self._account(plan.log_subject, outcome)
-        return await self._finish_request(plan, keep=keep)
+        if exchange.body is None:
+            return keep
+        return await self._finish_request(exchange.body, plan, keep=keep)
 
     def _answer_health_check(self, plan: RequestPlan, outcome: Outcome, *, close: bool) -> None:
         outcome.status = HTTPStatus.OK
@@ -207,7 +232,7 @@ class Downstream(Connection):
         """Turn an error into a reply, or into truncation where a response has begun."""
         if outcome.status:
             outcome.reason = error.cause.reason
-            self.abort()
+            self.reset()
             return False
         keep = keep and error.cause is not REQUEST_TIMEOUT and self._may_drain(plan)
         self._reply(error, plan, outcome, close=not keep)
@@ -217,7 +242,8 @@ class Downstream(Connection):
         cause = error.cause
         outcome.status = cause.status
         outcome.reason = cause.reason
-        sandbox = plan.target.key.sandbox_id if plan and plan.target else ""
+        target = plan.target if plan is not None else None
+        sandbox = target.key.sandbox_id if isinstance(target, Target) else ""
         head_only = plan is not None and plan.head.method == b"HEAD"
         detail = error.detail(sandbox)
         self.write(replies.error_reply(cause.status, detail, cause.reason, close=close, head_only=head_only))
@@ -234,7 +260,7 @@ class Downstream(Connection):
             owner.errors += 1
         if owner.access_log is not None:
             owner.access_log.record(subject, outcome, now - outcome.started)
-        self.phase = Phase.IDLE
+        self.phase = _IDLE
         self.deadline = now + owner.settings.client_keepalive
 
     def _may_drain(self, plan: RequestPlan) -> bool:
@@ -245,10 +271,9 @@ class Downstream(Connection):
         held_back = plan.head.expects_continue and not body.total
         return isinstance(body, LengthBody) and body.remaining <= _MAX_DRAIN and not held_back
 
-    async def _finish_request(self, plan: RequestPlan, *, keep: bool) -> bool:
+    async def _finish_request(self, body: Body, plan: RequestPlan, *, keep: bool) -> bool:
         """Read what the answer did not wait for, so that the connection can go on or end well."""
-        body = self._exchange.body
-        if body is None or body.done:
+        if body.done:
             return keep
         if not (keep and self._may_drain(plan)):
             await self._linger()
@@ -258,14 +283,17 @@ class Downstream(Connection):
 
     async def _drain(self, body: Body) -> bool:
         """Read up to the end of a request body; return whether it came in time."""
-        while not body.done:
+        while True:
+            data, self.buffer = self.buffer, b""
+            body.feed(data)
+            if body.done:
+                break
             self.resume_reading()
             await self.changed()
             if self._timed_out:
                 return False
-            data, self.buffer = self.buffer, b""
-            body.feed(data)
         self.buffer = body.excess
+        self._enter(Phase.IDLE, self._owner.settings.client_keepalive)
         return True
 
     async def _linger(self) -> None:
@@ -287,10 +315,15 @@ class Downstream(Connection):
 
     def tick(self, now: float) -> None:
         """Compare the deadlines with ``now``; called by the sweep."""
-        if self.phase is not Phase.EXCHANGE:
-            if now >= self.deadline:
+        if self.phase is not _EXCHANGE:
+            if self._task is None and self.has_moved():
+                self.deadline = now + _FLUSH_SECONDS
+            elif now >= self.deadline:
                 self._timed_out = True
-                self.wake()
+                if self._task is None:
+                    self.reset()
+                else:
+                    self.wake()
             return
         exchange = self._exchange
         upstream = exchange.upstream
@@ -303,11 +336,17 @@ class Downstream(Connection):
 
     @property
     def busy(self) -> bool:
-        """True while a request is being read or answered."""
+        """True while a request is being read or answered, or an answer is not yet taken."""
+        if self.transport.get_write_buffer_size():
+            return True
         return self.phase is not Phase.IDLE and not (self.phase is Phase.HEAD and not self.buffer)
+
+    def finish(self) -> None:
+        """Let the exchange under way be the last one: the router shuts down."""
+        self._exchange.is_last = True
 
     def leave(self) -> None:
         """End the connection for the router's own reasons; what is unfinished is cut off."""
         if self.busy:
-            self.abort()
+            self.reset()
         self._gone()

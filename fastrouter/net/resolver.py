@@ -26,6 +26,9 @@ _MAX_NAMES: Final = 65536
 # One question: two tries of one second each, inside the 5 s of a connect attempt.
 _TIMEOUT_SECONDS: Final = 1.0
 _TRIES: Final = 2
+# All questions share one UDP socket: at the system's default, three of four answers to 1,000 questions asked
+# at once were lost and came with the second try (the kernel caps the size at net.core.rmem_max).
+_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 _NOT_FOUND: Final = frozenset({aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENONAME})
 
 
@@ -46,6 +49,8 @@ class Answer(NamedTuple):
 
     addresses: list[str]
     fresh_until: float
+    stale_until: float
+    """How long it may be served while the DNS server fails; serving it does not prolong that."""
     generation: int
     """Which of the resolver's channels said so."""
 
@@ -59,27 +64,35 @@ class Channel:
 
     def __init__(self, servers: Sequence[str]) -> None:
         self._resolver = aiodns.DNSResolver(
-            nameservers=list(servers) or None, timeout=_TIMEOUT_SECONDS, tries=_TRIES
+            nameservers=list(servers) or None,
+            timeout=_TIMEOUT_SECONDS,
+            tries=_TRIES,
+            socket_receive_buffer_size=_RECEIVE_BUFFER,
         )
         self._asking = 0
         self._retired = False
 
-    async def ask(self, name: str, record: str) -> list[tuple[str, float]]:
-        """Return addresses with their TTL in seconds, none where the name has no such record.
+    async def ask(self, name: str) -> list[tuple[str, float]]:
+        """Return addresses with their TTL in seconds, none where the name has none.
 
         Raises ``aiodns.error.DNSError`` for everything else that is no answer.
         """
-        self._asking += 1
+        self._asking += 1  # for both questions: between them the channel must not close
+        try:
+            # A cluster of one family costs one question: IPv6 only where there is no IPv4.
+            return await self._question(name, "A") or await self._question(name, "AAAA")
+        finally:
+            self._asking -= 1
+            if self._retired and not self._asking:
+                await self._resolver.close()
+
+    async def _question(self, name: str, record: str) -> list[tuple[str, float]]:
         try:
             result = await self._resolver.query_dns(name, record)
         except aiodns.error.DNSError as error:
             if error.args[0] == aiodns.error.ARES_ENODATA:
                 return []
             raise
-        finally:
-            self._asking -= 1
-            if self._retired and not self._asking:
-                await self._resolver.close()
         return [
             (entry.data.addr, float(entry.ttl))
             for entry in result.answer
@@ -153,19 +166,18 @@ class Resolver:
         generation = self._generation
         self.questions += 1
         try:
-            # A cluster of one family costs one question: IPv6 only where there is no IPv4.
-            found = await channel.ask(f"{name}.", "A") or await channel.ask(f"{name}.", "AAAA")
+            found = await channel.ask(f"{name}.")
         except aiodns.error.DNSError as error:
             if error.args[0] not in _NOT_FOUND:
                 return self._stale(name, known, error)
             found = []
         now = time.monotonic()
         if not found:
-            self._remember(name, Answer([], now + NEGATIVE_SECONDS, generation))
+            self._remember(name, Answer([], now + NEGATIVE_SECONDS, now, generation))
             raise NameNotFoundError(f"{name}: no such name")
         addresses = [address for address, _ in found]
         ttl = min(ttl for _, ttl in found) if self._keep else 0.0
-        self._remember(name, Answer(addresses, now + ttl, generation))
+        self._remember(name, Answer(addresses, now + ttl, now + ttl + STALE_SECONDS, generation))
         return addresses
 
     async def _channel_for(self, known: Answer | None) -> Channel:
@@ -187,7 +199,7 @@ class Resolver:
 
     def _stale(self, name: str, known: Answer | None, error: aiodns.error.DNSError) -> list[str]:
         """Return the last good answer while the DNS server fails."""
-        if known is None or not known.addresses or time.monotonic() - known.fresh_until > STALE_SECONDS:
+        if known is None or not known.addresses or time.monotonic() > known.stale_until:
             raise NameFailureError(f"{name}: {error.args[-1]}") from error
         # Serve it for a second before the next question: a failing server is not to be pressed.
         self._remember(name, known._replace(fresh_until=time.monotonic() + NEGATIVE_SECONDS))

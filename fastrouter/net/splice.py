@@ -16,7 +16,7 @@ class Pipe:
     sender closed too early. Two pipes, one per direction, make an exchange full duplex.
     """
 
-    __slots__ = ("_on_end", "_on_error", "body", "sink", "source")
+    __slots__ = ("_ended", "_on_end", "_on_error", "body", "sink", "source")
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Pipe:
         self.body = body
         self._on_end = on_end
         self._on_error = on_error
+        self._ended = False
 
     def __repr__(self) -> str:
         return f"<Pipe {type(self.body).__name__} total={self.body.total} done={self.body.done}>"
@@ -59,7 +60,7 @@ class Pipe:
             self.detach()
             self._on_error(error)
             return
-        if out and not self.sink.transport.is_closing():
+        if out:
             self.sink.write(out)
         if body.done:
             self._finish()
@@ -70,6 +71,9 @@ class Pipe:
 
     def eof(self) -> None:
         """Note that the source has closed its side."""
+        self._ended = True
+        if self.body.backlog:
+            return  # what came before the end is not yet read: ``_continue`` comes back
         try:
             self.body.eof()
         except MalformedMessageError as error:
@@ -92,5 +96,9 @@ class Pipe:
 
     def _continue(self) -> None:
         self.feed(b"")
-        if self.source.pipe is self and not self.body.backlog and not self.sink.writing_paused:
+        if self.source.pipe is not self or self.body.backlog:
+            return
+        if self._ended:
+            self.eof()
+        elif not self.sink.writing_paused:
             self.source.resume_reading()

@@ -172,6 +172,10 @@ class StreamTransport(asyncio.Transport):
         value = self._stream.get_extra_info("server_addr" if name == "peername" else name)
         return default if value is None else value
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what comes from now on to another protocol."""
+        self._protocol = cast(asyncio.Protocol, protocol)
+
     def is_closing(self) -> bool:
         """Tell whether the transport is closed or closing."""
         return self._closing
@@ -223,7 +227,7 @@ class StreamTransport(asyncio.Transport):
                     self.close()
                     break
                 self._protocol.data_received(data)
-        except httpcore.NetworkError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a foreign stream raises, the protocol is told
             self._lost(error)
 
     async def _write(self) -> None:
@@ -237,11 +241,11 @@ class StreamTransport(asyncio.Transport):
                 data = self._outgoing.popleft()
                 await self._stream.write(data)
                 self._sent(len(data))
-        except httpcore.NetworkError as failure:
+        except Exception as failure:  # noqa: BLE001 - as in `_read`
             error = failure
         finally:
             self._lost(error)
-            with contextlib.suppress(httpcore.NetworkError):
+            with contextlib.suppress(Exception):
                 await self._stream.aclose()
 
     def _sent(self, size: int) -> None:

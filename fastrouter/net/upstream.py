@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,9 @@ from fastrouter.errors import (
     RouterError,
     TruncatedMessageError,
 )
-from fastrouter.net.connection import Connection
+from fastrouter.net.connection import MAX_UNREAD, Connection
+from fastrouter.net.stream import TransportStream
+from fastrouter.wire.fields import BARE_LF
 from fastrouter.wire.heads import END, MAX_HEAD
 
 if TYPE_CHECKING:
@@ -50,6 +53,9 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         self._heads = heads
         self._pool = pool
         self._error: RouterError | None = None
+        self._scanned = 0
+        self.listener: Callable[[], None] = self.wake
+        """Called when bytes of a response come while no pipe takes them."""
         self.target = target
         self.address = ""
         self.state = State.NEW
@@ -72,10 +78,18 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
     def data_received(self, data: bytes) -> None:
         """Take bytes of a response; a connection that speaks without being asked is closed."""
         if self.state is State.IDLE:
+            self._pool.forget(self)  # now: `connection_lost` comes a turn of the event loop later
             self.abort()  # RFC 9112 9.2: nothing that it says can belong to the next request
             return
         self.silent = False
-        super().data_received(data)
+        self.moved = True
+        if self.pipe is not None:
+            self.pipe.feed(data)
+            return
+        self.buffer = self.buffer + data if self.buffer else data
+        self.listener()
+        if len(self.buffer) > MAX_UNREAD:
+            self.pause_reading()
 
     def eof_received(self) -> None:
         """Note that the sandbox closed: the end of a body, or of the exchange."""
@@ -104,6 +118,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         self.exchanges += 1
         self.silent = True
         self.moved = False
+        self._scanned = 0
 
     def fail(self, error: RouterError) -> None:
         """End the exchange with ``error``; the first error wins."""
@@ -116,28 +131,27 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         truncated = isinstance(error, TruncatedMessageError)
         self.fail(RouterError(UPSTREAM_CLOSED if truncated else UPSTREAM_PROTOCOL_ERROR, str(error)))
 
-    async def changed(self) -> None:
-        """Wait for bytes, the end of a pipe or a failure; raise the failure."""
-        if self._error is None and not self.eof:
-            await super().changed()
+    def changed(self) -> asyncio.Future[None]:
+        """Return what to await until a pipe ended or the connection failed; raise the failure."""
         if self._error is not None:
             raise self._error
+        if self.eof and self.pipe is None:
+            raise RouterError(UPSTREAM_CLOSED, "closed before the end of the response")
+        return super().changed()
 
-    async def response_head(self) -> ResponsePlan:
-        """Return the next response head, a 1xx included; raise ``RouterError``."""
-        scanned = 0
-        while True:
-            buffer = self.buffer
-            end = buffer.find(END, max(0, scanned - 3), MAX_HEAD)
-            if end >= 0:
-                break
+    def next_head(self) -> ResponsePlan | None:
+        """Take a response head from the buffer, if there is a whole one; raise ``RouterError``."""
+        buffer = self.buffer
+        end = buffer.find(END, max(0, self._scanned - 3), MAX_HEAD)
+        if end < 0:
             if len(buffer) >= MAX_HEAD or not buffer.startswith(_STATUS_LINE[: len(buffer)]):
                 raise RouterError(UPSTREAM_PROTOCOL_ERROR, "no response head")
-            if self.eof:
-                raise self._error or RouterError(UPSTREAM_CLOSED, "closed before the response head")
-            scanned = len(buffer)
-            await self.changed()
+            if BARE_LF.search(buffer, max(0, self._scanned - 1)):
+                raise RouterError(UPSTREAM_PROTOCOL_ERROR, "bare LF")
+            self._scanned = len(buffer)
+            return None
         end += len(END)
+        self._scanned = 0
         self.buffer = buffer[end:]
         try:
             return self._heads.get(buffer[:end])
@@ -146,8 +160,23 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
 
     @property
     def reusable(self) -> bool:
-        """True while nothing was lost, failed or sent in excess: another exchange may follow."""
-        return not (self.eof or self._error or self.buffer or self.transport.is_closing())
+        """True while nothing was lost, failed, sent in excess or left unread: another exchange may follow."""
+        unclean = self.eof or self._error or self.buffer or self.writing_paused
+        return not (unclean or self.transport.is_closing())
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Carry a whole request by httpcore's own client (httpcore).
+
+        For calls beside the data path: the connection leaves the pool for good, and closes with the response
+        or ``aclose``. Raises httpcore's exceptions.
+        """
+        self._pool.forget(self)
+        self.state = State.ACTIVE
+        stream = TransportStream()
+        self.transport.set_protocol(stream)
+        stream.connection_made(self.transport)
+        client = httpcore.AsyncHTTP11Connection(origin=request.url.origin, stream=stream)
+        return await client.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close the connection (httpcore)."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from json.encoder import encode_basestring_ascii as _escape
 from typing import Final, NamedTuple
 
 from fastrouter.errors import RouterError
 from fastrouter.policy import rewrite
 from fastrouter.policy.target import Target, resolve_target
-from fastrouter.wire.framing import Kind
+from fastrouter.wire.framing import CHUNKED, UNTIL_CLOSE
 from fastrouter.wire.heads import RequestHead, ResponseHead, parse_request, parse_response
 
 _HEALTH_PATH: Final = b"/healthz"
@@ -20,8 +20,9 @@ class RequestPlan(NamedTuple):
     """One request, parsed and decided as far as its bytes decide it."""
 
     head: RequestHead
-    target: Target | None
-    """None where the routing headers are at fault: ``resolve_target`` raises the fault again, in its turn."""
+    """Without its fields: all that is needed of them is in the plan, and thousands of plans are kept."""
+    target: Target | RouterError
+    """Where the routing headers are at fault, the error that the request fails with, in its turn."""
     upstream_head: bytes
     """The head for the sandbox, up to the peer's address."""
     body_length: int
@@ -39,6 +40,8 @@ class ResponsePlan(NamedTuple):
 
     head: ResponseHead
     kept_head: bytes
+    is_final: bool
+    """False for 1xx: the response is still to come."""
     length: int
     """Bytes of the body, -1 where only its end will tell; says nothing for HEAD."""
 
@@ -47,19 +50,21 @@ def plan_request(raw: bytes, cluster_domain: str) -> RequestPlan:
     """Parse a request head and plan its way; raise ``MalformedMessageError``."""
     head = parse_request(raw)
     path = head.target.partition(b"?")[0]
+    target: Target | RouterError
     try:
         target = resolve_target(head.fields, cluster_domain)
-    except RouterError:
-        target = None
+        upstream_head = rewrite.request_head(head, target)
+    except RouterError as error:
+        target, upstream_head = error.again(), b""
     return RequestPlan(
-        head=head,
+        head=head._replace(fields=()),
         target=target,
-        upstream_head=rewrite.request_head(head, target) if target else b"",
-        body_length=-1 if head.framing.kind is Kind.CHUNKED else head.framing.length,
+        upstream_head=upstream_head,
+        body_length=-1 if head.framing is CHUNKED else head.framing.length,
         is_health_check=path == _HEALTH_PATH and head.method in {b"GET", b"HEAD"},
         is_idempotent=head.method in _IDEMPOTENT,
         usual_reply=head.http11 and head.method != b"HEAD",
-        log_subject=_log_subject(head.method, path, target),
+        log_subject=_log_subject(head.method, path, target if isinstance(target, Target) else None),
     )
 
 
@@ -69,16 +74,17 @@ def plan_response(raw: bytes) -> ResponsePlan:
     known = head.framing_for(b"GET")
     return ResponsePlan(
         head=head,
+        is_final=not head.informational,
         kept_head=rewrite.response_head(head, http11=True, close=False),
-        length=known.length if known.kind is Kind.LENGTH or known.kind is Kind.NONE else -1,
+        length=-1 if known is CHUNKED or known is UNTIL_CLOSE else known.length,
     )
 
 
 def _log_subject(method: bytes, path: bytes, target: Target | None) -> str:
-    members = {
-        "method": method.decode("latin-1"),
-        "path": path.decode("latin-1"),
-        "sandbox_id": target.key.sandbox_id if target else None,
-        "namespace": target.key.namespace if target else None,
-    }
-    return json.dumps(members, separators=(",", ":"))[1:-1]
+    """Name the request in JSON; a method and a label hold nothing that needs an escape."""
+    sandbox = f'"{target.key.sandbox_id}"' if target else "null"
+    namespace = f'"{target.key.namespace}"' if target else "null"
+    return (
+        f'"method":"{method.decode("ascii")}","path":{_escape(path.decode("ascii"))},'
+        f'"sandbox_id":{sandbox},"namespace":{namespace}'
+    )

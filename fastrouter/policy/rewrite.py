@@ -9,8 +9,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from fastrouter.policy.target import ROUTING_HEADERS, Target
-from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields, token_list, values
+from fastrouter.policy.target import ROUTING_NAMES, Target
+from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields, values
 from fastrouter.wire.framing import Kind
 from fastrouter.wire.heads import RequestHead, ResponseHead
 
@@ -18,14 +18,13 @@ from fastrouter.wire.heads import RequestHead, ResponseHead
 # would be a way to smuggle (RFC 9110 7.6.1 lets only hop-by-hop fields be named).
 _NEVER_NOMINATED: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
-_ROUTING: Final = frozenset(name.lower().encode("ascii") for name in ROUTING_HEADERS)
 # The router restates these for every request: no peer is trusted with them.
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 # The client's credentials are for the router; both reference routers drop them.
 _CREDENTIALS: Final = frozenset({b"authorization"})
-_REQUEST_DROPS: Final = (HOP_BY_HOP - {b"transfer-encoding"}) | _ROUTING | _FORWARDED | _CREDENTIALS
+_REQUEST_DROPS: Final = (HOP_BY_HOP - {b"transfer-encoding"}) | ROUTING_NAMES | _FORWARDED | _CREDENTIALS
 _RESPONSE_DROPS: Final = HOP_BY_HOP - {b"transfer-encoding"}
-_TRAILER_DROPS: Final = NO_TRAILER | _ROUTING | _FORWARDED
+_TRAILER_DROPS: Final = NO_TRAILER | ROUTING_NAMES | _FORWARDED
 
 
 def request_head(head: RequestHead, target: Target) -> bytes:
@@ -34,7 +33,7 @@ def request_head(head: RequestHead, target: Target) -> bytes:
     The value is the peer's address and the end ``CRLF CRLF``: it is all that differs between clients that
     send the same bytes, so the rest can be kept with the parsed head.
     """
-    drops = _REQUEST_DROPS | _nominated(head.fields)
+    drops = _REQUEST_DROPS | (head.options - _NEVER_NOMINATED)
     host = b"Host: %b\r\n" % target.authority
     lines = [b"%b %b HTTP/1.1\r\n" % (head.method, head.target)]
     if not values(head.fields, b"host"):
@@ -63,7 +62,7 @@ def response_head(head: ResponseHead, *, http11: bool, close: bool) -> bytes:
     ``http11`` tells that the client speaks HTTP/1.1: to an older one no chunked framing goes. ``close`` tells
     that its connection ends with this response.
     """
-    drops = _RESPONSE_DROPS | _nominated(head.fields)
+    drops = _RESPONSE_DROPS | (head.options - _NEVER_NOMINATED)
     if head.informational or head.status == HTTPStatus.NO_CONTENT:
         drops |= {b"content-length", b"transfer-encoding"}  # RFC 9110 8.6, RFC 9112 6.1
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
@@ -97,7 +96,3 @@ def _connection(*, http11: bool, close: bool) -> bytes:
     if close:
         return b"Connection: close\r\n"
     return b"" if http11 else b"Connection: keep-alive\r\n"
-
-
-def _nominated(fields: Fields) -> frozenset[bytes]:
-    return token_list(fields, b"connection") - _NEVER_NOMINATED

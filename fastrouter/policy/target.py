@@ -13,20 +13,24 @@ from fastrouter.errors import (
     MISSING_SANDBOX_ID,
     RouterError,
 )
-from fastrouter.wire.fields import Fields, values
+from fastrouter.wire.fields import Fields, select
 
 DEFAULT_NAMESPACE: Final = b"default"
 DEFAULT_PORT: Final = b"8888"
 MAX_PORT: Final = 65535
 
-# The names as they stand in error texts. All of them stop at the router.
-ROUTING_HEADERS: Final = (
-    "X-Sandbox-ID",
-    "X-Sandbox-Namespace",
-    "X-Sandbox-Port",
-    "X-Sandbox-Pod-IP",
-    "X-Sandbox-Timeout",
-)
+# The names, and how they stand in error texts. All of them stop at the router.
+ROUTING_HEADERS: Final = {
+    name.lower().encode("ascii"): name
+    for name in (
+        "X-Sandbox-ID",
+        "X-Sandbox-Namespace",
+        "X-Sandbox-Port",
+        "X-Sandbox-Pod-IP",
+        "X-Sandbox-Timeout",
+    )
+}
+ROUTING_NAMES: Final = frozenset(ROUTING_HEADERS)
 
 # RFC 1123 2.1 as Kubernetes narrows it: lower case, at most 63 characters.
 _LABEL: Final = re.compile(rb"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
@@ -60,33 +64,27 @@ class Target(NamedTuple):
 
 def resolve_target(fields: Fields, cluster_domain: str) -> Target:
     """Return the target that the routing headers name; raise ``RouterError`` (400) where they do not."""
-    routing = {name: _single(fields, name) for name in ROUTING_HEADERS}
-    sandbox_id = routing["X-Sandbox-ID"]
+    routing = select(fields, ROUTING_NAMES)
+    for name, found in routing.items():
+        if len(found) > 1 and any(value != found[0] for value in found):
+            raise RouterError(DUPLICATE_HEADER, header=ROUTING_HEADERS[name])  # any choice would be a guess
+    sandbox_id = _first(routing, b"x-sandbox-id", b"")
     if not sandbox_id:
         raise RouterError(MISSING_SANDBOX_ID)
     if _LABEL.fullmatch(sandbox_id) is None:
         raise RouterError(INVALID_SANDBOX_ID)
-    namespace = _or_default(routing["X-Sandbox-Namespace"], DEFAULT_NAMESPACE)
+    namespace = _first(routing, b"x-sandbox-namespace", DEFAULT_NAMESPACE)
     if _LABEL.fullmatch(namespace) is None:
         raise RouterError(INVALID_NAMESPACE)
-    port = _port(_or_default(routing["X-Sandbox-Port"], DEFAULT_PORT))
+    port = _port(_first(routing, b"x-sandbox-port", DEFAULT_PORT))
     key = PoolKey(sandbox_id.decode("ascii"), namespace.decode("ascii"), port)
     return Target(key, f"{key.sandbox_id}.{key.namespace}.svc.{cluster_domain}")
 
 
-def _single(fields: Fields, name: str) -> bytes | None:
-    """Return the header's one value; different values are refused: any choice would be a guess."""
-    found = values(fields, name.lower().encode("ascii"))
-    if not found:
-        return None
-    if any(value != found[0] for value in found):
-        raise RouterError(DUPLICATE_HEADER, header=name)
-    return found[0]
-
-
-def _or_default(value: bytes | None, default: bytes) -> bytes:
-    """Put the default for an absent header; an empty one is malformed, not absent."""
-    return default if value is None else value
+def _first(routing: dict[bytes, list[bytes]], name: bytes, default: bytes) -> bytes:
+    """Return the header's value, or the default for an absent one; an empty one is malformed, not absent."""
+    found = routing.get(name)
+    return found[0] if found else default
 
 
 def _port(value: bytes) -> int:

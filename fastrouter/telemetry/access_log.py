@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import select
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from fastrouter.telemetry.outcome import Outcome
 
-_FLUSH_LINES: Final = 512
+# Counted in characters, not lines: a path may have 16 KiB, and 512 such lines would be a batch of 8 MiB.
+_FLUSH_CHARS: Final = 128 * 1024
 # What may wait for a reader of the log that has stopped reading; lines beyond are dropped and counted.
 _MAX_WAITING_BATCHES: Final = 256
 
@@ -33,8 +35,9 @@ class AccessLog:
         """Write to the file descriptor ``fd``, which stays the caller's."""
         self._fd = fd
         self._lines: list[str] = []
+        self._chars = 0
         self._batches: queue.Queue[bytes | None] = queue.Queue(_MAX_WAITING_BATCHES)
-        self._second = 0
+        self._moment = 0
         self._stamp = ""
         self.dropped = 0
         self._writer = threading.Thread(target=self._write, name="access-log", daemon=True)
@@ -45,21 +48,24 @@ class AccessLog:
 
     def record(self, subject: str, outcome: Outcome, seconds: float) -> None:
         """Add the line of one request that took ``seconds``."""
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        upstream = f'"{outcome.upstream}"' if outcome.upstream else "null"
-        connection = ('"reused"' if outcome.reused else '"fresh"') if outcome.upstream else "null"
+        moment = int(time.time() * 1000)
+        if moment != self._moment:
+            self._moment = moment
+            self._stamp = _stamp(moment)
+        if outcome.upstream:
+            connection = "reused" if outcome.reused else "fresh"
+            upstream = f'"upstream":"{outcome.upstream}","connection":"{connection}"'
+        else:
+            upstream = '"upstream":null,"connection":null'
         error = f'"{outcome.reason}"' if outcome.reason else "null"
-        self._lines.append(
-            f'{{"time":"{self._stamp}.{int((now - second) * 1000):03d}Z",{subject},'
+        line = (
+            f'{{"time":"{self._stamp}",{subject},'
             f'"status":{outcome.status},"duration_ms":{seconds * 1000:.3f},'
-            f'"bytes_in":{outcome.bytes_in},"bytes_out":{outcome.bytes_out},'
-            f'"upstream":{upstream},"connection":{connection},"error":{error}}}\n'
+            f'"bytes_in":{outcome.bytes_in},"bytes_out":{outcome.bytes_out},{upstream},"error":{error}}}\n'
         )
-        if len(self._lines) >= _FLUSH_LINES:
+        self._lines.append(line)
+        self._chars += len(line)
+        if self._chars >= _FLUSH_CHARS:
             self.flush()
 
     def flush(self) -> None:
@@ -67,6 +73,7 @@ class AccessLog:
         if not self._lines:
             return
         lines, self._lines = self._lines, []
+        self._chars = 0
         try:
             self._batches.put_nowait("".join(lines).encode("ascii"))
         except queue.Full:
@@ -83,15 +90,30 @@ class AccessLog:
 
     def _write(self) -> None:
         told = 0
+        failing = False
         while (batch := self._batches.get()) is not None:
             if self.dropped > told:
                 told = self.dropped
                 notice = {"level": "warning", "message": "access lines dropped", "total": told}
                 batch += json.dumps(notice).encode("ascii") + b"\n"
             try:
-                view = memoryview(batch)
-                while view:
-                    view = view[os.write(self._fd, view) :]
-            except OSError as error:
-                _log.warning("cannot write the access log", extra={"error": str(error)})
-                return
+                self._write_all(batch)
+                failing = False
+            except OSError as error:  # a full disk empties again: the next batch is tried
+                if not failing:
+                    _log.warning("cannot write the access log", extra={"error": str(error)})
+                failing = True
+
+    def _write_all(self, batch: bytes) -> None:
+        view = memoryview(batch)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+                select.select([], [self._fd], [])
+
+
+def _stamp(moment: int) -> str:
+    """Return milliseconds since the epoch as RFC 3339 has them."""
+    second, millisecond = divmod(moment, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{millisecond:03d}Z"

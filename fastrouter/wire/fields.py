@@ -7,6 +7,7 @@ connection only.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 # One field line: the name as compared (lower case), the name and the value as received. A plain tuple:
@@ -41,6 +42,9 @@ NO_TRAILER: Final = HOP_BY_HOP | {
     b"trailer",
 }
 
+# Ends a line for some parsers (RFC 9112 2.2) and for this one never: what holds one waits for no other end.
+BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+
 # RFC 9110 5.6.2.
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # RFC 9110 5.5: HTAB, SP, VCHAR, obs-text. h11 lets control bytes pass; this does not.
@@ -61,9 +65,17 @@ def values(fields: Fields, name: bytes) -> list[bytes]:
     return [value for found, _, value in fields if found == name]
 
 
-def token_list(fields: Fields, name: bytes) -> frozenset[bytes]:
-    """Return the members of a comma-separated list field, lower case (RFC 9110 5.6.1)."""
-    found = values(fields, name)
+def select(fields: Fields, names: frozenset[bytes]) -> dict[bytes, list[bytes]]:
+    """Return the values of several names (lower case) in order, in one pass."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, _, value in fields:
+        if name in names:
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def members_of(found: Sequence[bytes]) -> frozenset[bytes]:
+    """Return the members of the values of a comma-separated list field, lower case (RFC 9110 5.6.1)."""
     if not found:
         return frozenset()
     members = b",".join(found).lower().split(b",")

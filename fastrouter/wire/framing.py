@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 import h11
 
 from fastrouter.errors import MalformedMessageError, TruncatedMessageError
-from fastrouter.wire.fields import Fields, is_field_block
+from fastrouter.wire.fields import BARE_LF, Fields, is_field_block
 
 
 class Kind(Enum):
@@ -216,6 +216,8 @@ class ChunkedBody:
         if stop == 3:  # noqa: PLR2004 - find() said -1
             if len(data) - start >= _MAX_TRAILERS:
                 raise MalformedMessageError("trailers too large")
+            if BARE_LF.search(data, start):
+                raise MalformedMessageError("bare LF in a trailer")  # else its end would be waited for
             return b""
         if not is_field_block(data[start:stop]):
             raise MalformedMessageError("malformed trailer")

@@ -24,7 +24,7 @@ from fastrouter.errors import (
     MalformedMessageError,
 )
 from fastrouter.wire import framing
-from fastrouter.wire.fields import FIELD_LINES, TOKEN, Fields, token_list, values
+from fastrouter.wire.fields import BARE_LF, FIELD_LINES, TOKEN, Fields, members_of, select
 from fastrouter.wire.framing import Framing, Kind
 
 END: Final = b"\r\n\r\n"
@@ -38,10 +38,18 @@ _RESPONSE: Final = re.compile(
 )
 _OTHER_VERSION: Final = re.compile(TOKEN + rb" [\x21-\x7e]++ HTTP/(?!1\.[01]\r\n)[0-9]+(?:\.[0-9]+)?\r\n")
 _REQUEST_LINE_START: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*+(?: [HTP/0-9.]*+\r?)?)?")
-_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
-_LENGTH: Final = re.compile(rb"[0-9]{1,19}")
+# h11 takes a list of equal lengths for one: the check has to come before it.
+_BAD_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length:(?![\t ]*+[0-9]{1,19}[\t ]*+\r\n)")
 _ABSOLUTE_FORM: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]+")
+# What a head says about its own message; found in one pass.
+_STATED: Final = frozenset({b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"})
+# Python 3.11 looks members of an enum up slowly: what every new head needs is looked up once.
+_LENGTH: Final = Kind.LENGTH
+_FIRST_FINAL: Final = int(HTTPStatus.OK)
+_WITHOUT_BODY: Final = frozenset({int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED)})
 _HOST: Final = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]+")
+
+Stated = dict[bytes, list[bytes]]
 
 
 class RequestHead(NamedTuple):
@@ -54,6 +62,8 @@ class RequestHead(NamedTuple):
     framing: Framing
     keep_alive: bool
     expects_continue: bool
+    options: frozenset[bytes]
+    """The members of Connection, lower case: ``close`` and the names of fields for this hop only."""
 
 
 class ResponseHead(NamedTuple):
@@ -65,19 +75,16 @@ class ResponseHead(NamedTuple):
     fields: Fields
     framing: Framing
     keep_alive: bool
+    options: frozenset[bytes]
 
     @property
     def informational(self) -> bool:
         """True for 1xx: the final response is still to come (RFC 9110 15.2)."""
-        return self.status < HTTPStatus.OK
+        return self.status < _FIRST_FINAL
 
     def framing_for(self, method: bytes) -> Framing:
         """Return the framing of this response to a request of ``method`` (RFC 9112 6.3)."""
-        if (
-            method == b"HEAD"
-            or self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
-            or self.informational
-        ):
+        if method == b"HEAD" or self.status in _WITHOUT_BODY or self.informational:
             return framing.NONE
         return self.framing
 
@@ -88,14 +95,14 @@ def check_incomplete(data: bytes, scanned: int) -> None:
     ``scanned`` bytes were checked by earlier calls. Without this, a head with bare LF ends or TLS on the
     plain port would wait for the timeout instead of an answer.
     """
-    line_end = data.find(b"\r\n", 0, MAX_REQUEST_LINE + 1)
-    if line_end < 0 and len(data) > MAX_REQUEST_LINE:
+    line_end = data.find(b"\r\n", 0, MAX_REQUEST_LINE + 2)
+    if line_end < 0 and len(data) > MAX_REQUEST_LINE + 1:
         raise MalformedMessageError("request line too long", _long_line(data))
     if len(data) >= MAX_HEAD:
         raise MalformedMessageError("head too large", HEADERS_TOO_LARGE)
-    if _BARE_LF.search(data, max(0, scanned - 1)):
+    if BARE_LF.search(data, max(0, scanned - 1)):
         raise MalformedMessageError("bare LF")
-    if line_end < 0 and not _REQUEST_LINE_START.fullmatch(data):
+    if line_end < 0 and data != b"\r" and not _REQUEST_LINE_START.fullmatch(data):
         raise MalformedMessageError("no request line")
 
 
@@ -103,24 +110,26 @@ def parse_request(raw: bytes) -> RequestHead:
     """Parse a whole request head, empty line included; raise ``MalformedMessageError``."""
     if _REQUEST.fullmatch(raw) is None:
         raise MalformedMessageError("malformed request head", _request_fault(raw))
-    _check_size(raw)
+    _check_raw(raw)
     if raw.find(b"\r\n") > MAX_REQUEST_LINE:
         raise MalformedMessageError("request line too long", _long_line(raw))
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     event = _read(connection, raw)
-    if not isinstance(event, h11.Request):
-        raise MalformedMessageError("not a request")
+    assert isinstance(event, h11.Request)  # noqa: S101 - the head was whole
     fields = _fields(event)
     http11 = event.http_version == b"1.1"
-    _check_host(fields)
+    stated = select(fields, _STATED)
+    options = members_of(stated.get(b"connection", ()))
+    _check_host(stated)
     return RequestHead(
         method=event.method,
         target=_origin_form(event.method, event.target),
         http11=http11,
         fields=fields,
-        framing=_framing(fields, framing.NONE, http11=http11),
-        keep_alive=_keep_alive(fields, http11=http11),
-        expects_continue=http11 and b"100-continue" in token_list(fields, b"expect"),
+        framing=_framing(stated, framing.NONE, http11=http11),
+        keep_alive=_keep_alive(options, http11=http11),
+        expects_continue=http11 and b"100-continue" in members_of(stated.get(b"expect", ())),
+        options=options,
     )
 
 
@@ -128,24 +137,26 @@ def parse_response(raw: bytes) -> ResponseHead:
     """Parse a whole response head, empty line included; raise ``MalformedMessageError``."""
     if _RESPONSE.fullmatch(raw) is None:
         raise MalformedMessageError("malformed response head")
-    _check_size(raw)
+    _check_raw(raw)
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
     if raw[9:10] == b"1":
         # h11 takes an informational response only after a request.
         connection.send(h11.Request(method=b"GET", target=b"/", headers=[(b"host", b"-")]))
     event = _read(connection, raw)
-    if not isinstance(event, h11.Response | h11.InformationalResponse):
-        raise MalformedMessageError("not a response")
+    assert isinstance(event, h11.Response | h11.InformationalResponse)  # noqa: S101 - the head was whole
     fields = _fields(event)
     http11 = event.http_version == b"1.1"
+    stated = select(fields, _STATED)
+    options = members_of(stated.get(b"connection", ()))
     return ResponseHead(
         status=event.status_code,
         reason=event.reason,
         http11=http11,
         fields=fields,
-        framing=_framing(fields, framing.UNTIL_CLOSE, http11=http11),
+        framing=_framing(stated, framing.UNTIL_CLOSE, http11=http11),
         # A sandbox of HTTP/1.0 gets one request per connection: its keep-alive was never standardised.
-        keep_alive=http11 and _keep_alive(fields, http11=True),
+        keep_alive=http11 and _keep_alive(options, http11=True),
+        options=options,
     )
 
 
@@ -162,22 +173,24 @@ def _fields(event: h11.Request | h11.Response | h11.InformationalResponse) -> Fi
     return tuple([(raw_name.lower(), raw_name, value) for raw_name, value in event.headers.raw_items()])
 
 
-def _check_size(raw: bytes) -> None:
+def _check_raw(raw: bytes) -> None:
     if len(raw) > MAX_HEAD or raw.count(b"\r\n") - 2 > MAX_FIELDS:
         raise MalformedMessageError("head too large", HEADERS_TOO_LARGE)
+    if _BAD_LENGTH.search(raw):
+        raise MalformedMessageError("malformed Content-Length")
 
 
-def _check_host(fields: Fields) -> None:
+def _check_host(stated: Stated) -> None:
     """Check the one Host; h11 has refused its absence on 1.1 and a second one (RFC 9112 3.2)."""
-    for value in values(fields, b"host"):
+    for value in stated.get(b"host", ()):
         if _HOST.fullmatch(value) is None:
             raise MalformedMessageError("malformed Host")
 
 
-def _framing(fields: Fields, default: Framing, *, http11: bool) -> Framing:
+def _framing(stated: Stated, default: Framing, *, http11: bool) -> Framing:
     """Return the framing that the fields state (RFC 9112 6.3); h11 has compared repeated lengths."""
-    codings = values(fields, b"transfer-encoding")
-    lengths = values(fields, b"content-length")
+    codings = stated.get(b"transfer-encoding")
+    lengths = stated.get(b"content-length")
     if codings:
         if lengths:
             raise MalformedMessageError("Content-Length beside Transfer-Encoding")
@@ -186,14 +199,11 @@ def _framing(fields: Fields, default: Framing, *, http11: bool) -> Framing:
         return framing.CHUNKED
     if not lengths:
         return default
-    if _LENGTH.fullmatch(lengths[0]) is None:
-        raise MalformedMessageError("malformed Content-Length")
-    return Framing(Kind.LENGTH, int(lengths[0]))
+    return Framing(_LENGTH, int(lengths[0]))
 
 
-def _keep_alive(fields: Fields, *, http11: bool) -> bool:
+def _keep_alive(options: frozenset[bytes], *, http11: bool) -> bool:
     """Tell whether the sender keeps the connection (RFC 9112 9.3)."""
-    options = token_list(fields, b"connection")
     return b"close" not in options and (http11 or b"keep-alive" in options)
 
 
@@ -218,4 +228,4 @@ def _request_fault(raw: bytes) -> Cause:
 
 def _long_line(data: bytes) -> Cause:
     """Name a request line over the limit: a long target, or garbage."""
-    return TARGET_TOO_LONG if _REQUEST_LINE_START.match(data, 0, MAX_REQUEST_LINE) else BAD_REQUEST
+    return TARGET_TOO_LONG if _REQUEST_LINE_START.fullmatch(data, 0, MAX_REQUEST_LINE) else BAD_REQUEST

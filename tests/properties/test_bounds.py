@@ -1,0 +1,323 @@
+"""What a peer that stalls or floods can make the router hold: memory, time of the event loop, connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import pytest
+
+from fastrouter.net.connection import Connection
+from fastrouter.net.downstream import Downstream, Phase
+from fastrouter.net.upstream import Upstream
+from fastrouter.policy.plan import RequestPlan, plan_request
+from fastrouter.telemetry.access_log import NO_SUBJECT, AccessLog
+from fastrouter.telemetry.outcome import Outcome
+from fastrouter.wire.head_cache import HeadCache
+from tests.conformance.recorder import busy_stage
+from tests.support import Stage, Visit, always, eventually, ok, request
+
+# The high-water mark of a transport (64 KiB) or of unread bytes (64 KiB), and one read of the event loop
+# (256 KiB) on top.
+BOUND = (64 + 256) * 1024
+_KIB64 = b"x" * 65536
+_SMALL_CHUNKS = (b"80\r\n" + b"x" * 128 + b"\r\n") * 500  # more than are read in one go
+_CHUNK = b"10000\r\n" + _KIB64 + b"\r\n"
+
+
+@pytest.fixture
+async def router() -> AsyncIterator[Stage]:
+    async with busy_stage() as set_:
+        yield set_
+
+
+class Mute:
+    """A client with small socket buffers that reads only when told."""
+
+    def __init__(self, router: Stage) -> None:
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.setblocking(False)
+        self._router = router
+        self._loop = asyncio.get_running_loop()
+
+    async def connect(self) -> Downstream:
+        """Connect, and return the router's side of the connection."""
+        known = set(self._router.server.connections)
+        await self._loop.sock_connect(self.socket, self._router.server.address)
+        await eventually(lambda: len(self._router.server.connections) > len(known))
+        side = next(iter(self._router.server.connections - known))
+        # What is not taken should show in the router, not in megabytes of the kernel's own buffer.
+        side.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return side
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self.socket, data)
+
+    async def read(self) -> bytes:
+        return await self._loop.sock_recv(self.socket, 65536)
+
+
+@pytest.fixture
+async def mute(router: Stage) -> AsyncIterator[Mute]:
+    client = Mute(router)
+    yield client
+    client.socket.close()
+
+
+def endless(start: bytes, piece: bytes) -> Callable[[Visit], AsyncIterator[None]]:
+    """Return a handler that reads a head and then sends ``piece`` for ever."""
+
+    async def handle(visit: Visit) -> None:
+        await visit.head()
+        visit.writer.write(start)
+        while True:
+            visit.writer.write(piece)
+            await visit.writer.drain()
+
+    return handle  # type: ignore[return-value]
+
+
+def held(*connections: Connection | None) -> int:
+    """Return the bytes that the router holds for these connections, outside the kernel."""
+    sizes = [(len(c.buffer), c.transport.get_write_buffer_size()) for c in connections if c is not None]
+    return max(max(pair) for pair in sizes)
+
+
+async def stays_bounded(connections: Callable[[], tuple[Connection | None, ...]]) -> None:
+    """Watch for many turns of the event loop: a flood would show."""
+    for _ in range(300):
+        assert held(*connections()) <= BOUND
+        await asyncio.sleep(0)
+
+
+STREAMS = {
+    "length": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", _KIB64),
+    "chunked": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", _CHUNK),
+    "small chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", _SMALL_CHUNKS),
+    "until close": (b"HTTP/1.1 200 OK\r\n\r\n", _KIB64),
+}
+
+
+@pytest.mark.parametrize(("start", "piece"), STREAMS.values(), ids=STREAMS.keys())
+async def test_a_response_waits_in_the_sandbox_while_the_client_does_not_read(
+    router: Stage, mute: Mute, start: bytes, piece: bytes
+) -> None:
+    box = await router.sandbox(endless(start, piece))  # type: ignore[arg-type]
+    client = await mute.connect()
+    await mute.send(request(box))
+
+    def upstream() -> Upstream | None:
+        return client._exchange.upstream
+
+    await eventually(
+        lambda: (side := upstream()) is not None and side.reading_paused and client.writing_paused
+    )
+    await stays_bounded(lambda: (client, upstream()))
+    assert client.writing_paused
+    # It was a pause and no end: what the client reads now makes room for more.
+    total = 0
+    while total < 8 * BOUND:
+        total += len(await mute.read())
+    await eventually(lambda: client.writing_paused)
+
+
+UPLOADS = {
+    "length": (b"Content-Length: 99999999999", _KIB64),
+    "chunked": (b"Transfer-Encoding: chunked", _CHUNK),
+    "small chunks": (b"Transfer-Encoding: chunked", _SMALL_CHUNKS),
+}
+
+
+@pytest.mark.parametrize(("framing", "piece"), UPLOADS.values(), ids=UPLOADS.keys())
+async def test_a_request_waits_in_the_client_while_the_sandbox_does_not_read(
+    router: Stage, framing: bytes, piece: bytes
+) -> None:
+    go_on = asyncio.Event()
+    got = 0
+
+    async def handle(visit: Visit) -> None:
+        nonlocal got
+        visit.reader._limit = 1024  # type: ignore[attr-defined]
+        await visit.head()
+        await go_on.wait()
+        while data := await visit.reader.read(65536):
+            got += len(data)
+
+    box = await router.sandbox(handle)
+    client = await router.client()
+    client.writer.write(request(box, framing, method=b"POST"))
+
+    async def push() -> None:
+        while True:
+            client.writer.write(piece)
+            await client.writer.drain()
+
+    pushing = asyncio.ensure_future(push())
+    await eventually(lambda: any(c.reading_paused for c in router.server.connections))
+    (side,) = router.server.connections
+    await stays_bounded(lambda: (side, side._exchange.upstream))
+    go_on.set()
+    await eventually(lambda: got > 16 * BOUND)
+    pushing.cancel()
+    client.writer.transport.abort()
+
+
+async def test_what_is_pipelined_behind_a_slow_exchange_waits_in_the_client(router: Stage) -> None:
+    async def handle(visit: Visit) -> None:
+        await visit.head()
+        await visit.gone()
+
+    box = await router.sandbox(handle)
+    client = await router.client()
+    client.writer.write(request(box) + b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 200_000)
+    await eventually(lambda: any(c.reading_paused for c in router.server.connections))
+    (side,) = router.server.connections
+    await stays_bounded(lambda: (side, side._exchange.upstream))
+
+
+PIPELINED = {
+    "health checks": b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+    "refused requests": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "proxied requests": b"GET / HTTP/1.1\r\nHost: a\r\nX-Sandbox-ID: box\r\nX-Sandbox-Port: <port>\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("one", PIPELINED.values(), ids=PIPELINED.keys())
+async def test_answers_that_nobody_reads_stop_the_requests(router: Stage, mute: Mute, one: bytes) -> None:
+    box = await router.sandbox(always(ok()))
+    side = await mute.connect()
+    flood = asyncio.ensure_future(mute.send(one.replace(b"<port>", b"%d" % box.port) * 300_000))
+    await eventually(lambda: side.writing_paused and side.reading_paused)
+    answered = router.server.requests
+    await stays_bounded(lambda: (side,))
+    assert router.server.requests == answered
+    # Reading goes on where it stopped.
+    while router.server.requests < answered + 1000:
+        await mute.read()
+    flood.cancel()
+
+
+async def test_a_flood_of_pipelined_requests_leaves_turns_to_others(router: Stage) -> None:
+    client, other = await router.client(), await router.client()
+    client.writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 9000)
+    await other.send(b"GET /healthz HTTP/1.1\r\nHost: b\r\n\r\n")
+    await other.response()
+    assert router.server.requests < 8000
+
+
+async def test_a_flood_of_informational_responses_ends_and_is_not_stored(router: Stage, mute: Mute) -> None:
+    box = await router.sandbox(endless(b"", b"HTTP/1.1 102 \r\n\r\n" * 4000))  # type: ignore[arg-type]
+    side = await mute.connect()
+    await mute.send(request(box))
+    await eventually(lambda: router.server.errors == 1)
+    assert held(side) <= BOUND
+
+
+async def test_a_client_that_never_takes_the_end_of_its_answer_is_cut_off(router: Stage, mute: Mute) -> None:
+    box = await router.sandbox(always(ok(b"x" * 8 * 2**20, b"Connection: close")))
+    side = await mute.connect()
+    await mute.send(request(box, b"Connection: close"))
+    while side.phase is not Phase.CLOSING:
+        await mute.read()
+    assert side.transport.get_write_buffer_size() > 0
+    side.tick(time.monotonic())
+    assert side in router.server.connections
+    side.tick(time.monotonic() + 1000)  # what moved since the last look gives it another term
+    side.tick(time.monotonic() + 2000)
+    await eventually(lambda: side not in router.server.connections)
+
+
+async def test_shutdown_does_not_wait_for_a_client_that_never_reads(router: Stage, mute: Mute) -> None:
+    box = await router.sandbox(always(ok(b"x" * 8 * 2**20)))
+    side = await mute.connect()
+    await mute.send(request(box))
+    while side.phase is not Phase.IDLE:
+        await mute.read()
+    assert side.transport.get_write_buffer_size() > 0
+    async with asyncio.timeout(5):
+        await router.server.shutdown()
+    assert not router.server.connections
+
+
+async def test_shutdown_ends_with_the_last_exchange_which_says_so() -> None:
+    go_on = asyncio.Event()
+
+    async def handle(visit: Visit) -> None:
+        await visit.head()
+        await go_on.wait()
+        await visit.send(ok())
+        await visit.gone()
+
+    async with busy_stage(shutdown_grace=60.0) as router:
+        box = await router.sandbox(handle)
+        client = await router.client()
+        await client.send(request(box))
+        await eventually(lambda: box.received.endswith(b"\r\n\r\n"))
+        shutdown = asyncio.ensure_future(router.server.shutdown())
+        await eventually(lambda: router.server.shutting_down)
+        go_on.set()
+        head, body = await client.response()
+        assert b"\r\nConnection: close\r\n" in head
+        assert body == b"ok"
+        assert await client.rest() == b""
+        async with asyncio.timeout(5):
+            await shutdown
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["refused", "not dialled"])
+async def test_a_body_that_came_before_the_refusal_leaves_the_connection_idle_not_draining(
+    router: Stage, refused: bool
+) -> None:
+    client = await router.client()
+    fields = b"X-Sandbox-ID: nowhere\r\n" if refused else b""
+    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\n%bContent-Length: 5\r\n\r\nhe" % fields)
+    if not refused:
+        assert (await client.error())[2] == "missing_sandbox_id"
+    await client.send(b"llo")
+    if refused:
+        assert (await client.error())[2] == "dns_not_found"
+    (side,) = router.server.connections
+    await eventually(lambda: side.phase is Phase.IDLE)
+    assert side.deadline - time.monotonic() > 600
+
+
+def head_with_fields(number: int, count: int) -> bytes:
+    fields = b"".join(b"%x:%d\r\n" % (field, number + field) for field in range(count))
+    return b"GET / HTTP/1.1\r\nHost: a\r\nX-Sandbox-ID: b\r\n" + fields + b"\r\n"
+
+
+@pytest.mark.parametrize("count", [1, 8, 250])
+def test_the_memory_of_a_head_cache_is_bounded_whatever_the_heads_are_made_of(count: int) -> None:
+    limit = 2 * 2**20
+    heads: HeadCache[RequestPlan] = HeadCache(partial(plan_request, cluster_domain="c"), limit=limit)
+    heads.get(head_with_fields(0, count))
+    tracemalloc.start()
+    number = 0
+    while heads.misses < 50 or not heads._old:
+        number += 1000
+        heads.get(head_with_fields(number, count))
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert used < 2 * limit
+
+
+def test_access_lines_that_nobody_reads_are_dropped_at_a_bound() -> None:
+    read_fd, write_fd = os.pipe()
+    log = AccessLog(write_fd)
+    subject = NO_SUBJECT.replace('"path":null', '"path":"' + "a" * 16384 + '"')
+    try:
+        for _ in range(6000):
+            log.record(subject, Outcome(0.0), 0.0)
+        assert log.dropped
+        waiting = sum(len(batch or b"") for batch in list(log._batches.queue))
+        assert waiting < 50 * 2**20
+    finally:
+        os.close(read_fd)  # the writer's pipe breaks, and its thread goes on to the end
+        log.close()
+        os.close(write_fd)

@@ -1,0 +1,183 @@
+"""The pool under every order of events: leases add up, and no connection is leased twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TypeVar, cast
+from unittest import mock
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fastrouter.net.dialer import Dialer
+from fastrouter.net.pool import Lease, Pool
+from fastrouter.net.upstream import State, Upstream
+from fastrouter.policy.plan import plan_response
+from fastrouter.policy.target import PoolKey, Target
+from fastrouter.wire.head_cache import HeadCache
+
+T = TypeVar("T")
+
+_TARGETS = [Target(PoolKey(name, "default", 1), f"{name}.test") for name in ("a", "b")]
+_MAX_IDLE = 2
+_EXPIRY = 4.0
+
+
+@dataclass
+class Wire(asyncio.Transport):
+    """A transport without a network: like a real one, it tells of its end a turn later."""
+
+    closing: bool = False
+    told: bool = False
+    extra: dict[str, object] = field(default_factory=dict)
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def close(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return self.extra.get(name, default)
+
+
+def run(coroutine: Coroutine[object, object, T]) -> T:
+    """Run a coroutine that never has to wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    raise AssertionError("it waits")
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Drives one pool, and keeps its own account."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.patch = mock.patch("fastrouter.net.pool.time", SimpleNamespace(monotonic=self.monotonic))
+        self.patch.start()
+        self.pool = Pool(max_idle=_MAX_IDLE, expiry=_EXPIRY)
+        self.pool.dialer = cast(Dialer, self)
+        self.connections: list[Upstream] = []
+        self.leases: list[Lease] = []
+
+    def teardown(self) -> None:
+        self.patch.stop()
+
+    async def dial(self, target: Target, _timeout: float) -> Upstream:
+        loop = cast(asyncio.AbstractEventLoop, None)
+        connection = Upstream(loop, target, HeadCache(plan_response), self.pool)
+        connection.connection_made(Wire())
+        self.connections.append(connection)
+        return connection
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wire(self, connection: Upstream) -> Wire:
+        return cast(Wire, connection.transport)
+
+    @rule(where=st.sampled_from(_TARGETS))
+    def acquire(self, where: Target) -> None:
+        warm = any(c.state is State.IDLE and c.target == where for c in self.pool._by_age)
+        lease = run(self.pool.acquire(where, 1.0))
+        assert lease.reused == warm
+        assert lease.connection.target == where
+        assert lease.connection.state is State.ACTIVE
+        assert not self.wire(lease.connection).closing
+        assert lease.connection not in [other.connection for other in self.leases]
+        self.leases.append(lease)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), excess=st.sampled_from([b"", b"", b"x"]))
+    def release(self, data: st.DataObject, excess: bytes) -> None:
+        lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        connection = lease.connection
+        connection.buffer += excess
+        clean = connection.reusable
+        lease.release()
+        lease.release()
+        lease.discard()
+        assert (connection.state is State.IDLE) == clean
+        assert clean or self.wire(connection).closing
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        lease.discard()
+        lease.discard()
+        lease.release()
+        assert self.wire(lease.connection).closing
+
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data(), how=st.sampled_from(["speaks", "ends", "resets"]))
+    def sandbox(self, data: st.DataObject, how: str) -> None:
+        """Let a sandbox do something on a connection that is open."""
+        connection = data.draw(st.sampled_from(self.connections))
+        wire = self.wire(connection)
+        if wire.closing:
+            return
+        if how == "speaks":
+            connection.data_received(b"HTTP/1.1 200 OK\r\n")
+        elif how == "ends":
+            connection.eof_received()
+            wire.closing = True
+        else:
+            wire.closing = wire.told = True
+            connection.connection_lost(ConnectionResetError())
+
+    @rule()
+    def turn(self) -> None:
+        """Tell closed connections that they are."""
+        for connection in self.connections:
+            wire = self.wire(connection)
+            if wire.closing and not wire.told:
+                wire.told = True
+                connection.connection_lost(None)
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 1.0, _EXPIRY]))
+    def expire(self, seconds: float) -> None:
+        self.now += seconds
+        self.pool.expire()
+        assert all(len(idle) <= _MAX_IDLE for idle in self.pool._idle.values())
+        assert all(self.now - c.idle_since < _EXPIRY for c in self.pool._by_age)
+
+    @invariant()
+    def leases_add_up(self) -> None:
+        counters = self.pool.counters
+        assert counters.acquired == counters.released + counters.discarded + len(self.leases)
+        assert self.pool.statistics()["upstream_active"] == len(self.leases)
+
+    @invariant()
+    def idle_connections_are_open_and_listed_once_in_both_orders(self) -> None:
+        listed = [connection for idle in self.pool._idle.values() for connection in idle]
+        assert all(self.pool._idle.values())
+        assert len(listed) == len(set(listed))
+        assert set(listed) == set(self.pool._by_age)
+        assert all(c.target.key == key for key, idle in self.pool._idle.items() for c in idle)
+        assert all(c.state is State.IDLE for c in listed)
+        assert not any(self.wire(c).closing for c in listed)
+        assert not {lease.connection for lease in self.leases} & set(listed)
+
+    @invariant()
+    def every_open_connection_is_leased_or_idle(self) -> None:
+        held = {lease.connection for lease in self.leases} | set(self.pool._by_age)
+        assert all(self.wire(c).closing or c in held for c in self.connections)
+
+
+TestPool = PoolMachine.TestCase
+TestPool.settings = settings(stateful_step_count=40)

@@ -1,0 +1,25 @@
+"""The facts of one request."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastrouter.telemetry.outcome import Outcome
+
+
+def test_an_outcome_begins_without_a_status_and_without_bytes() -> None:
+    outcome = Outcome(1.5)
+    assert {name: getattr(outcome, name) for name in Outcome.__slots__} == {
+        "started": 1.5,
+        "status": 0,
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "upstream": "",
+        "reused": False,
+        "reason": "",
+    }
+
+
+def test_an_outcome_holds_nothing_else() -> None:
+    with pytest.raises(AttributeError):
+        Outcome(0.0).other = 1  # type: ignore[attr-defined]
