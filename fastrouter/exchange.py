@@ -51,6 +51,7 @@ class Exchange:
         "_timeout",
         "body",
         "deadline",
+        "ends_by_close",
         "is_last",
         "upstream",
     )
@@ -73,6 +74,8 @@ class Exchange:
         """The sandbox's connection, from the sending of the request to the end of the response."""
         self.deadline = math.inf
         """When the exchange has been silent for too long; monotonic seconds."""
+        self.ends_by_close = False
+        """True while a response is sent whose body ends with the client's connection."""
         self.is_last = False
         """Set at shutdown: the response that has not begun yet says ``Connection: close``."""
 
@@ -136,6 +139,7 @@ class Exchange:
         upstream = self.upstream = lease.connection
         upstream.listener = self._response_came
         self._done = False
+        self.ends_by_close = False
         self._relayed = 0
         self._outcome.upstream = upstream.address
         self._outcome.reused = lease.reused
@@ -192,8 +196,8 @@ class Exchange:
             self._response_ended()
             return
         method, http11 = plan.head.method, plan.head.http11
-        closes = rewrite.closes(response.head, http11=http11, method=method)
-        self._keep = self._keep and not closes and not self._is_held_back()
+        self.ends_by_close = rewrite.closes(response.head, http11=http11, method=method)
+        self._keep = self._keep and not self.ends_by_close and not self._is_held_back()
         client.write(rewrite.response_head(response.head, http11=http11, close=not self._keep))
         body = body_for(response.head.framing_for(method), rewrite.trailers, reframe=http11)
         if body.done:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fastrouter.telemetry.access_log import AccessLog
 
 _BACKLOG = 4096
+# After the grace time, how long the last bytes may take to the clients that are cut off.
+_LAST_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,9 @@ class Server:
         self.requests = 0
         self.errors = 0
         self.connections: set[Downstream] = set()
-        self.request_heads = HeadCache(partial(plan_request, cluster_domain=settings.cluster_domain))
+        self.request_heads = HeadCache(
+            partial(plan_request, cluster_domain=settings.cluster_domain), line_weight=0
+        )
         self.response_heads = HeadCache(plan_response)
         self.resolver: Resolver | None = None
         if backend is None:
@@ -136,7 +140,14 @@ class Server:
             _log.warning("shutdown: grace time is over", extra={"unfinished": self._busy()})
         for connection in list(self.connections):
             connection.leave()
-        await self._until_closed()
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._until_closed()
+        except TimeoutError:
+            # What was sent may still be on its way to a client that reads no more.
+            for connection in list(self.connections):
+                connection.reset()
+            await self._until_closed()
         self._sweep.stop()
         self.pool.close()
         if self.resolver is not None:

@@ -326,6 +326,16 @@ class TestClientsThatLeave:
             for sock in sockets or ():
                 sock.close()
 
+    async def test_it_is_seen_though_nothing_is_read_from_the_client(self) -> None:
+        async with stage(proxy_timeout=60.0) as router:
+            router.dns.mode = "silent"
+            client = await router.client()
+            client.writer.write(request(1, b"Content-Length: 100000000", method=b"POST") + b"x" * 10_000_000)
+            await eventually(lambda: any(c.reading_paused for c in router.server.connections))
+            client.reset()
+            async with asyncio.timeout(1.0):  # the dial takes longer
+                await eventually(lambda: not router.server.connections)
+
     async def test_a_cancelled_exchange_leaves_the_connections_of_others_alone(self, router: Stage) -> None:
         box = await router.sandbox(always(ok()))
         mute = await router.sandbox(silence, "mute")

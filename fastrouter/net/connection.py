@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -126,6 +127,15 @@ class Connection(asyncio.Protocol):
             moved = moved or unsent != self._unsent
             self._unsent = unsent
         return moved
+
+    def has_left(self) -> bool:
+        """Tell whether the peer closed while reading is paused: the event loop does not look then."""
+        sock = self.transport.get_extra_info("socket")
+        if not self.reading_paused or sock is None or sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)  # POLLHUP and POLLERR are told always
+        return bool(poll.poll(0))
 
     def abort(self) -> None:
         """Close at once, without sending what is buffered."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,13 +16,12 @@ from fastrouter.errors import (
     RouterError,
 )
 from fastrouter.exchange import Exchange
-from fastrouter.net.connection import Connection
+from fastrouter.net.inbound import EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
 from fastrouter.policy.target import Target
 from fastrouter.telemetry.access_log import NO_SUBJECT
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
-from fastrouter.wire.heads import END, MAX_HEAD, check_incomplete
 
 if TYPE_CHECKING:
     from fastrouter.net.pool import Pool
@@ -36,33 +33,11 @@ if TYPE_CHECKING:
 # How much of a request body is read and thrown away to save the connection, when the answer did not wait
 # for it; a longer rest costs more than a new connection.
 _MAX_DRAIN: Final = 256 * 1024
-# After a reply that closes, how long and how much is still read: closing with unread bytes makes the kernel
-# send RST, and the client may never see the reply (RFC 9112 9.6).
-_LINGER_SECONDS: Final = 2.0
-_MAX_LINGER: Final = 1024 * 1024
-
-# A client that takes nothing of its last answer for this long after the connection was closed is cut off:
-# `close` alone waits for it for ever.
-_FLUSH_SECONDS: Final = 30.0
 
 # nginx' number for a request whose client left before the answer: it is in the log only.
 _CLIENT_CLOSED: Final = 499
 
 _log = logging.getLogger(__name__)
-
-
-class Phase(Enum):
-    """What a client connection waits for, which decides its deadline."""
-
-    HEAD = "head"
-    IDLE = "idle"
-    EXCHANGE = "exchange"
-    CLOSING = "closing"
-
-
-# Python 3.11 looks members of an enum up slowly: these two are needed for every request.
-_IDLE: Final = Phase.IDLE
-_EXCHANGE: Final = Phase.EXCHANGE
 
 
 class Owner(Protocol):
@@ -83,20 +58,17 @@ class Owner(Protocol):
         """Forget the connection."""
 
 
-class Downstream(Connection):
+class Downstream(Inbound):
     """One client connection and its one task."""
 
-    __slots__ = ("_exchange", "_owner", "_task", "_timed_out", "deadline", "peer", "phase")
+    __slots__ = ("_exchange", "_owner", "_task", "peer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner) -> None:
-        super().__init__(loop)
+        super().__init__(loop, owner.settings)
         self._owner = owner
         self._exchange: Exchange
         self._task: asyncio.Task[None] | None = None
-        self._timed_out = False
         self.peer = ""
-        self.phase = Phase.HEAD
-        self.deadline = math.inf
 
     def __repr__(self) -> str:
         return f"<Downstream {self.peer} {self.phase.value} unread={len(self.buffer)}>"
@@ -129,30 +101,20 @@ class Downstream(Connection):
         """Answer requests, one at a time and in order, until the connection ends."""
         try:
             while await self._answer_next():
-                if (self.writing_paused or self.buffer) and not await self._catch_up():
+                if (self.writing_paused or self.buffer) and not await self.catch_up():
                     break
+            if self.buffer:
+                await self.linger()  # it sends more than was asked for: RST would cost it its last answer
         finally:
             self._task = None
-            self._enter(Phase.CLOSING, _FLUSH_SECONDS)
+            self.enter(Phase.CLOSING, FLUSH_SECONDS)
             self.transport.close()
-
-    async def _catch_up(self) -> bool:
-        """Let others have a turn before a pipelined request, and wait for a client that reads no answers."""
-        await asyncio.sleep(0)
-        while self.writing_paused and not self._timed_out:
-            self.pause_reading()
-            await self.changed()
-        return not self._timed_out
-
-    def resume_writing(self) -> None:
-        """Go on with the requests that waited for the client to take its answers."""
-        super().resume_writing()
-        self.wake()
 
     async def _answer_next(self) -> bool:
         """Read one request and answer it; return whether the connection goes on."""
         try:
-            plan = await self._read_head()
+            raw = await self.read_head()
+            plan = self._owner.request_heads.get(raw) if raw is not None else None
         except MalformedMessageError as error:
             outcome = Outcome(time.monotonic())
             fault = RouterError(error.cause, str(error))
@@ -163,47 +125,13 @@ class Downstream(Connection):
             return plan is not None and await self._answer(plan)
         self._reply(fault, None, outcome, close=True)
         self._account(NO_SUBJECT, outcome)
-        await self._linger()
+        await self.linger()
         return False
-
-    async def _read_head(self) -> RequestPlan | None:
-        """Return the next request; None when the connection idled to its end."""
-        scanned = 0
-        while True:
-            buffer = self.buffer
-            if buffer.startswith(b"\r\n"):
-                buffer = self._without_empty_lines(buffer)
-            end = buffer.find(END, max(0, scanned - 3))
-            if 0 <= end <= MAX_HEAD:
-                break
-            if buffer:
-                check_incomplete(buffer, scanned)
-                scanned = len(buffer)
-            if self.phase is Phase.IDLE and buffer:
-                self._enter(Phase.HEAD, self._owner.settings.request_head_timeout)
-            self.resume_reading()
-            await self.changed()
-            if self._timed_out:
-                if self.buffer:
-                    raise RouterError(REQUEST_TIMEOUT)
-                return None
-        end += len(END)
-        self.buffer = buffer[end:]
-        return self._owner.request_heads.get(buffer[:end])
-
-    def _without_empty_lines(self, buffer: bytes) -> bytes:
-        """Drop empty lines before a request line (RFC 9112 2.2: some clients send one after a body)."""
-        # One cut for all of them: 256 KiB of empty lines, cut one by one, would hold the loop for seconds.
-        empty = 0
-        while buffer.startswith(b"\r\n", empty):
-            empty += 2
-        self.buffer = buffer[empty:]
-        return self.buffer
 
     async def _answer(self, plan: RequestPlan) -> bool:
         owner, exchange = self._owner, self._exchange
         outcome = Outcome(time.monotonic())
-        self.phase = _EXCHANGE
+        self.phase = EXCHANGE
         keep = plan.head.keep_alive and not owner.shutting_down
         try:
             first = exchange.take_body(plan, outcome)
@@ -232,8 +160,10 @@ class Downstream(Connection):
         """Turn an error into a reply, or into truncation where a response has begun."""
         if outcome.status:
             outcome.reason = error.cause.reason
-            self.reset()
-            return False
+            if self._exchange.ends_by_close or self.writing_paused:
+                self.reset()  # a FIN would be the clean end of such a body, or wait for a client that stalls
+            return False  # an unfinished body, then the end of the connection: truncation
+        keep = keep and not self._owner.shutting_down
         keep = keep and error.cause is not REQUEST_TIMEOUT and self._may_drain(plan)
         self._reply(error, plan, outcome, close=not keep)
         return keep
@@ -260,7 +190,7 @@ class Downstream(Connection):
             owner.errors += 1
         if owner.access_log is not None:
             owner.access_log.record(subject, outcome, now - outcome.started)
-        self.phase = _IDLE
+        self.phase = IDLE
         self.deadline = now + owner.settings.client_keepalive
 
     def _may_drain(self, plan: RequestPlan) -> bool:
@@ -276,54 +206,25 @@ class Downstream(Connection):
         if body.done:
             return keep
         if not (keep and self._may_drain(plan)):
-            await self._linger()
+            await self.linger()
             return False
-        self._enter(Phase.HEAD, self._owner.settings.request_head_timeout)
-        return await self._drain(body)
-
-    async def _drain(self, body: Body) -> bool:
-        """Read up to the end of a request body; return whether it came in time."""
-        while True:
-            data, self.buffer = self.buffer, b""
-            body.feed(data)
-            if body.done:
-                break
-            self.resume_reading()
-            await self.changed()
-            if self._timed_out:
-                return False
-        self.buffer = body.excess
-        self._enter(Phase.IDLE, self._owner.settings.client_keepalive)
-        return True
-
-    async def _linger(self) -> None:
-        """Say that nothing more comes, and read on for a moment: see ``_LINGER_SECONDS``."""
-        if self.transport.is_closing() or not self.transport.can_write_eof():
-            return
-        self._enter(Phase.CLOSING, _LINGER_SECONDS)
-        self.transport.write_eof()
-        seen = 0
-        while seen < _MAX_LINGER and not self._timed_out:
-            seen += len(self.buffer)
-            self.buffer = b""
-            self.resume_reading()
-            await self.changed()
-
-    def _enter(self, phase: Phase, seconds: float) -> None:
-        self.phase = phase
-        self.deadline = time.monotonic() + seconds
+        self.enter(Phase.HEAD, self._owner.settings.request_head_timeout)
+        return await self.drain(body)
 
     def tick(self, now: float) -> None:
         """Compare the deadlines with ``now``; called by the sweep."""
-        if self.phase is not _EXCHANGE:
+        if self.phase is not EXCHANGE:
             if self._task is None and self.has_moved():
-                self.deadline = now + _FLUSH_SECONDS
+                self.deadline = now + FLUSH_SECONDS
             elif now >= self.deadline:
-                self._timed_out = True
+                self.timed_out = True
                 if self._task is None:
                     self.reset()
                 else:
                     self.wake()
+            return
+        if self.has_left():
+            self._gone()
             return
         exchange = self._exchange
         upstream = exchange.upstream
@@ -339,7 +240,7 @@ class Downstream(Connection):
         """True while a request is being read or answered, or an answer is not yet taken."""
         if self.transport.get_write_buffer_size():
             return True
-        return self.phase is not Phase.IDLE and not (self.phase is Phase.HEAD and not self.buffer)
+        return self.phase is not IDLE and not (self.phase is Phase.HEAD and not self.buffer)
 
     def finish(self) -> None:
         """Let the exchange under way be the last one: the router shuts down."""
@@ -347,6 +248,8 @@ class Downstream(Connection):
 
     def leave(self) -> None:
         """End the connection for the router's own reasons; what is unfinished is cut off."""
-        if self.busy:
+        if self._exchange.ends_by_close:
             self.reset()
+        elif self.busy:
+            self.abort()
         self._gone()

@@ -154,6 +154,7 @@ class StreamTransport(asyncio.Transport):
         self._outgoing: deque[bytes] = deque()
         self._unsent = 0
         self._writing_paused = False
+        self._sending = False
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._may_write = asyncio.Event()
@@ -213,7 +214,8 @@ class StreamTransport(asyncio.Transport):
         """Close without sending what is queued."""
         self._outgoing.clear()
         self.close()
-        self._writer.cancel()  # it may wait for a peer that takes nothing
+        if self._sending:
+            self._writer.cancel()  # it may wait for a peer that takes nothing
 
     async def _read(self) -> None:
         try:
@@ -239,7 +241,9 @@ class StreamTransport(asyncio.Transport):
                     await self._may_write.wait()
                     continue
                 data = self._outgoing.popleft()
+                self._sending = True
                 await self._stream.write(data)
+                self._sending = False
                 self._sent(len(data))
         except Exception as failure:  # noqa: BLE001 - as in `_read`
             error = failure

@@ -13,21 +13,24 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 MAX_KEPT_HEAD: Final = 8 * 1024
-# What an entry holds besides its bytes: a plan, and for each field line a tuple and three small objects
-# (measured with tracemalloc, rounded up). Counted by lines: 250 short ones weigh 50 KiB.
+# What an entry holds besides its bytes (measured with tracemalloc, rounded up).
 _OVERHEAD: Final = 1024
-_LINE_OVERHEAD: Final = 256
+# Where the value keeps the fields: a tuple and three small objects a line. 250 short lines weigh 50 KiB.
+FIELD_WEIGHT: Final = 256
 
 
 class HeadCache(Generic[T]):
     """A bounded map from the bytes of a head to ``parse`` of them."""
 
-    __slots__ = ("_limit", "_old", "_parse", "_weight", "misses", "young")
+    __slots__ = ("_limit", "_line_weight", "_old", "_parse", "_weight", "misses", "young")
 
-    def __init__(self, parse: Callable[[bytes], T], *, limit: int = 24 * 1024 * 1024) -> None:
-        """Keep at most ``limit`` bytes in each of the two generations."""
+    def __init__(
+        self, parse: Callable[[bytes], T], *, limit: int = 24 * 1024 * 1024, line_weight: int = FIELD_WEIGHT
+    ) -> None:
+        """Keep ``limit`` bytes in each of the two generations; ``line_weight`` 0: values hold no fields."""
         self._parse = parse
         self._limit = limit
+        self._line_weight = line_weight
         self._weight = 0
         self._old: dict[bytes, T] = {}
         self.young: dict[bytes, T] = {}
@@ -49,7 +52,7 @@ class HeadCache(Generic[T]):
         return value
 
     def _keep(self, raw: bytes, value: T) -> None:
-        weight = 2 * len(raw) + _LINE_OVERHEAD * raw.count(b"\n") + _OVERHEAD
+        weight = 2 * len(raw) + self._line_weight * raw.count(b"\n") + _OVERHEAD
         self._weight += weight
         if self._weight > self._limit:
             self._old = self.young

@@ -292,6 +292,15 @@ async def test_a_refused_client_that_goes_on_sending_still_reads_its_reply(route
     await assert_refused(client, (505, "unsupported_version"))
 
 
+async def test_a_client_that_goes_on_sending_behind_its_last_request_still_reads_its_answer(
+    router: Recorder,
+) -> None:
+    client = await router.client()
+    await client.send(request(router.sandbox, b"Connection: close") + b"x" * 700_000)
+    assert (await client.rest()).endswith(b"\r\nConnection: close\r\n\r\nok")
+    client.close()
+
+
 async def test_no_connection_or_lease_is_left_behind(router: Recorder) -> None:
     server = router.router.server
     await eventually(lambda: not server.connections)

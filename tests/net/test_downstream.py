@@ -430,3 +430,18 @@ class TestPhase:
         await eventually(lambda: connection.phase is Phase.IDLE)
         assert not connection.busy
         assert repr(connection) == "<Downstream 127.0.0.1 idle unread=0>"
+
+
+async def test_a_half_closed_client_counts_as_gone(router: Stage) -> None:
+    async def silent(visit: Visit) -> None:
+        await visit.head()
+        await visit.gone()
+
+    box = await router.sandbox(silent)
+    client = await router.client()
+    await client.send(request(box))
+    await eventually(lambda: bool(box.received))
+    client.writer.write_eof()
+    assert await client.rest() == b""
+    await eventually(lambda: box.visits[0].ended)
+    assert router.access_lines()[0]["error"] == "client_closed"

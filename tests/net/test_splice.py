@@ -13,9 +13,9 @@ import pytest
 from fastrouter.demo.dns import DnsServer
 from fastrouter.net.splice import Pipe
 from fastrouter.wire.framing import LengthBody
+from tests.processes import RouterProcess, router_process
 from tests.support import (
     Client,
-    RouterProcess,
     ScriptedSandbox,
     Stage,
     Visit,
@@ -23,7 +23,6 @@ from tests.support import (
     eventually,
     ok,
     request,
-    router_process,
     settled,
     stage,
 )

@@ -1,0 +1,182 @@
+"""The process: its start line, its limits, its signals and its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fastrouter import __version__
+from fastrouter.demo.dns import DnsServer
+from tests.processes import RouterProcess, router_process
+from tests.support import (
+    ScriptedSandbox,
+    Visit,
+    eventually,
+    ok,
+    request,
+)
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n"
+
+
+@pytest.fixture
+async def dns() -> AsyncIterator[DnsServer]:
+    async with DnsServer({"box.default.svc.cluster.local": ["127.0.0.1"]}) as server:
+        yield server
+
+
+class Slow:
+    """A sandbox that answers each request when it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, visit: Visit) -> None:
+        while True:
+            await visit.head()
+            await self.may_answer.wait()
+            await visit.send(ok(b"late"))
+
+
+async def ended(router: RouterProcess) -> int:
+    return await asyncio.wait_for(router.process.wait(), 10.0)
+
+
+async def received(router: RouterProcess) -> None:
+    """Wait until the router has taken a signal."""
+    await eventually(lambda: router.line("shutting down") is not None)
+
+
+class TestStart:
+    async def test_the_start_line_shows_the_effective_settings(self, dns: DnsServer) -> None:
+        async with router_process(
+            DNS_SERVERS=dns.address,
+            PROXY_TIMEOUT_SECONDS="7.5",
+            ACCESS_LOG="false",
+            CLUSTER_DOMAIN="corp.test",
+        ) as router:
+            line = router.line("listening")
+            assert line is not None
+            assert (line["level"], line["version"]) == ("info", __version__)
+            shown = line["settings"]
+            assert shown["port"] > 0
+            expected = {
+                "host": "127.0.0.1",
+                "proxy_timeout": 7.5,
+                "cluster_domain": "corp.test",
+                "dns_servers": [dns.address],
+                "access_log": False,
+            }
+            assert {name: shown[name] for name in expected} == expected
+            client = await router.client()
+            await client.send(HEALTH)
+            await client.response()
+            client.close()
+            router.process.send_signal(signal.SIGTERM)
+            assert await ended(router) == 0
+            assert not any("status" in line for line in router.lines)  # the access log is off
+
+    async def test_the_limit_of_open_files_is_raised(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, soft), hard))
+        try:
+            async with router_process() as router:
+                assert resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    async def test_a_taken_port_is_exit_code_1_and_one_line(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "fastrouter", "--host", "127.0.0.1", "--port", str(taken.getsockname()[1])),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            output, errors = await asyncio.wait_for(process.communicate(), 10.0)
+        assert process.returncode == 1
+        assert b'"message": "cannot listen"' in output
+        assert output.count(b"\n") == 1
+        assert errors == b""
+
+
+class TestSignals:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    async def test_an_idle_router_ends_at_once_with_0(self, number: signal.Signals) -> None:
+        async with router_process() as router:
+            client = await router.client()
+            await client.send(HEALTH)
+            await client.response()
+            began = time.monotonic()
+            router.process.send_signal(number)
+            assert await ended(router) == 0
+            assert time.monotonic() - began < 3.0
+            assert await client.rest() == b""
+            client.close()
+        line = router.line("shutting down")
+        assert line is not None
+        assert line["signal"] == number.name
+        stopped = router.line("stopped")
+        assert stopped is not None
+        assert stopped["requests"] == 1
+        assert sum("status" in line for line in router.lines) == 1
+
+    async def test_sigterm_under_load_loses_no_request(self, dns: DnsServer) -> None:
+        slow = Slow()
+        box = ScriptedSandbox(slow)
+        await box.start()
+        async with router_process(DNS_SERVERS=dns.address) as router:
+            busy = [await router.client() for _ in range(50)]
+            kept = await router.client()
+            await kept.send(HEALTH)
+            await kept.response()
+            for client in busy:
+                await client.send(request(box))
+            await eventually(lambda: box.received.count(b"GET ") == 50)
+            router.process.send_signal(signal.SIGTERM)
+            await received(router)
+            await kept.send(request(box))
+            assert b"X-Sandbox-Router-Error: shutting_down\r\nConnection: close\r\n" in await kept.rest()
+            slow.may_answer.set()
+            whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate"
+            assert [await client.rest() for client in busy] == [whole] * 50
+            assert await ended(router) == 0
+            for client in [*busy, kept]:
+                client.close()
+        assert sum(line.get("status") == 200 for line in router.lines) == 51
+        await box.close()
+
+    async def test_the_grace_time_is_a_limit(self, dns: DnsServer) -> None:
+        box = ScriptedSandbox(Slow())
+        await box.start()
+        async with router_process(DNS_SERVERS=dns.address, SHUTDOWN_GRACE_SECONDS="0.5") as router:
+            client = await router.client()
+            await client.send(request(box))
+            await eventually(lambda: bool(box.received))
+            router.process.send_signal(signal.SIGTERM)
+            assert await ended(router) == 0
+            assert await client.rest() == b""
+            client.close()
+        assert router.line("shutdown: grace time is over") is not None
+        await box.close()
+
+    async def test_a_second_signal_ends_it_at_once(self, dns: DnsServer) -> None:
+        box = ScriptedSandbox(Slow())
+        await box.start()
+        async with router_process(DNS_SERVERS=dns.address) as router:
+            client = await router.client()
+            await client.send(request(box))
+            await eventually(lambda: bool(box.received))
+            router.process.send_signal(signal.SIGTERM)
+            await received(router)
+            router.process.send_signal(signal.SIGTERM)
+            assert await ended(router) == -signal.SIGTERM
+            client.close()
+        await box.close()
