@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from fastrouter.telemetry.access_log import AccessLog
 
 _BACKLOG = 4096
-# After the grace time, how long the last bytes may take to the clients that are cut off.
-_LAST_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -140,14 +138,7 @@ class Server:
             _log.warning("shutdown: grace time is over", extra={"unfinished": self._busy()})
         for connection in list(self.connections):
             connection.leave()
-        try:
-            async with asyncio.timeout(_LAST_SECONDS):
-                await self._until_closed()
-        except TimeoutError:
-            # What was sent may still be on its way to a client that reads no more.
-            for connection in list(self.connections):
-                connection.reset()
-            await self._until_closed()
+        await self._until_closed()
         self._sweep.stop()
         self.pool.close()
         if self.resolver is not None:

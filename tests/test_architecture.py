@@ -26,7 +26,8 @@ ARROWS: dict[str, set[str]] = {
     "cli": {"", "demo.run", "settings", "supervisor", "telemetry"},
     "supervisor": {"", "server", "settings", "telemetry"},
     "server": {"errors", "net", "policy", "settings", "telemetry", "wire"},
-    "net.downstream": {"errors", "exchange", "net.connection", "policy", "telemetry", "wire"},
+    "net.downstream": {"errors", "exchange", "net.inbound", "policy", "telemetry", "wire"},
+    "net.inbound": {"errors", "net.connection", "wire"},
     "exchange": {"errors", "net.connection", "net.pool", "net.splice", "net.upstream", "policy", "wire"},
     # Below the exchange: bytes and lifetimes. Of policy only Target, the name of what is dialled.
     "net.pool": {"errors", "net.dialer", "net.upstream", "policy.target"},

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from fastrouter.policy.target import ROUTING_NAMES, Target
-from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields, values
+from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields
 from fastrouter.wire.framing import Kind
 from fastrouter.wire.heads import RequestHead, ResponseHead
 
@@ -33,27 +33,20 @@ def request_head(head: RequestHead, target: Target) -> bytes:
     The value is the peer's address and the end ``CRLF CRLF``: it is all that differs between clients that
     send the same bytes, so the rest can be kept with the parsed head.
     """
-    drops = _REQUEST_DROPS | (head.options - _NEVER_NOMINATED)
-    host = b"Host: %b\r\n" % target.authority
-    lines = [b"%b %b HTTP/1.1\r\n" % (head.method, head.target)]
-    if not values(head.fields, b"host"):
-        lines.append(host)  # a client of HTTP/1.0 may send none
-    seen_length = False
+    host = target.authority
+    parts = [head.method, b" ", head.target, b" HTTP/1.1\r\n"]
+    forwarded: list[bytes] = []
     for name, raw_name, value in head.fields:
         if name == b"host":
-            lines.append(host)
+            parts += (b"Host: ", host, b"\r\n")
+            forwarded += (b"X-Forwarded-Host: ", value, b"\r\n")
         elif name == b"transfer-encoding":
-            lines.append(b"%b: chunked\r\n" % raw_name)
-        elif name == b"content-length":
-            if not seen_length:  # repeated with one value: becomes one (RFC 9110 8.6)
-                lines.append(b"%b: %b\r\n" % (raw_name, value))
-            seen_length = True
-        elif name not in drops:
-            lines.append(b"%b: %b\r\n" % (raw_name, value))
-    lines.append(b"X-Forwarded-Proto: http\r\n")
-    lines.extend(b"X-Forwarded-Host: %b\r\n" % value for value in values(head.fields, b"host"))
-    lines.append(b"X-Forwarded-For: ")
-    return b"".join(lines)
+            parts += (raw_name, b": chunked\r\n")
+        elif name == b"content-length" or not (name in _REQUEST_DROPS or name in head.options):
+            parts += (raw_name, b": ", value, b"\r\n")
+    if not forwarded:
+        parts[4:4] = (b"Host: ", host, b"\r\n")  # a client of HTTP/1.0 may send none
+    return b"".join([*parts, b"X-Forwarded-Proto: http\r\n", *forwarded, b"X-Forwarded-For: "])
 
 
 def response_head(head: ResponseHead, *, http11: bool, close: bool) -> bytes:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastrouter.demo.dns import DnsServer
 from fastrouter.net.inbound import Phase
+from fastrouter.net.resolver import Resolver
 from tests.conformance.recorder import busy_stage
 from tests.properties.mute import Mute
 from tests.support import Stage, Visit, always, eventually, free_port, ok, request
@@ -175,9 +177,12 @@ async def test_shutdown_waits_for_a_slow_reader_and_no_longer() -> None:
             received += len(await mute.read())
         assert side.transport.get_write_buffer_size() > 0
         shutdown = asyncio.ensure_future(router.server.shutdown())
+        await eventually(lambda: router.server.shutting_down)
+        for _ in range(100):
+            await asyncio.sleep(0)  # time to go wrong: the answer has not been taken yet
         while piece := await mute.read():
             received += len(piece)
-        assert received == size + len(ok()) - 2 + len(str(size)) - 1
+        assert received == len(ok(b"x" * size))
         async with asyncio.timeout(5):
             await shutdown
         mute.socket.close()
@@ -198,3 +203,19 @@ async def test_a_body_that_came_before_the_refusal_leaves_the_connection_idle_no
     (side,) = router.server.connections
     await eventually(lambda: side.phase is Phase.IDLE)
     assert side.deadline - time.monotonic() > 600
+
+
+async def test_a_channel_that_is_retired_between_two_questions_still_answers_the_second() -> None:
+    dns = DnsServer({"six.test": ["::1"], "four.test": ["127.0.0.1"]})
+    await dns.start()
+    resolver = Resolver([dns.address])
+    await resolver.resolve("four.test")
+    resolver.forget("four.test")
+    # The first asks for A, then for AAAA; the second asks anew, for which the channel has to go.
+    six = asyncio.ensure_future(resolver.resolve("six.test"))
+    await asyncio.sleep(0)
+    four = asyncio.ensure_future(resolver.resolve("four.test"))
+    assert await six == ["::1"]
+    assert await four == ["127.0.0.1"]
+    await resolver.close()
+    await dns.close()

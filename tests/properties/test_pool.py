@@ -102,12 +102,14 @@ class PoolMachine(RuleBasedStateMachine):
         self.leases.append(lease)
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), excess=st.sampled_from([b"", b"", b"x"]))
-    def release(self, data: st.DataObject, excess: bytes) -> None:
+    @rule(data=st.data(), excess=st.sampled_from([b"", b"", b"x"]), unsent=st.booleans())
+    def release(self, data: st.DataObject, excess: bytes, unsent: bool) -> None:
         lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
         connection = lease.connection
         connection.buffer += excess
-        clean = connection.reusable
+        if unsent:
+            connection.pause_writing()  # the sandbox has answered before it read the request
+        clean = connection.reusable and not unsent
         lease.release()
         lease.release()
         lease.discard()
@@ -123,14 +125,12 @@ class PoolMachine(RuleBasedStateMachine):
         lease.release()
         assert self.wire(lease.connection).closing
 
-    @precondition(lambda self: self.connections)
+    @precondition(lambda self: any(not self.wire(c).closing for c in self.connections))
     @rule(data=st.data(), how=st.sampled_from(["speaks", "ends", "resets"]))
     def sandbox(self, data: st.DataObject, how: str) -> None:
         """Let a sandbox do something on a connection that is open."""
-        connection = data.draw(st.sampled_from(self.connections))
+        connection = data.draw(st.sampled_from([c for c in self.connections if not self.wire(c).closing]))
         wire = self.wire(connection)
-        if wire.closing:
-            return
         if how == "speaks":
             connection.data_received(b"HTTP/1.1 200 OK\r\n")
         elif how == "ends":

@@ -35,7 +35,7 @@ def names_in(path: Path) -> frozenset[str]:
 
 def exists(name: str) -> bool:
     """Tell whether a dotted name such as `net.pool.Pool.reuse` or `Pool.reuse` is in the package."""
-    if name.split(".")[0][0].isupper():
+    if name.split(".", maxsplit=1)[0][0].isupper():
         return any(name in names_in(path) for path in (ROOT / "fastrouter").rglob("*.py"))
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
