@@ -178,6 +178,7 @@ class Exchange:
         self._relayed += len(response.kept_head)
         if self._relayed > MAX_HEAD:
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, "too many informational responses")
+        self._client.moved = True  # the sandbox says that it works on it: the time starts over
         if self._plan.head.http11:
             self._client.write(response.kept_head)
 
@@ -246,6 +247,11 @@ class Exchange:
         """End the exchange: the client's body is malformed."""
         if self.upstream is not None:
             self.upstream.fail(RouterError(error.cause, str(error)))
+
+    @property
+    def awaits_head(self) -> bool:
+        """True while no final response head has come: a trickle of it does not prolong its time."""
+        return not self._done and self._response_body is None
 
     def expire(self) -> None:
         """End the exchange: no byte has moved for the whole timeout."""

@@ -230,6 +230,8 @@ class Downstream(Inbound):
         upstream = exchange.upstream
         if upstream is None:
             return  # a dial has limits of its own
+        if exchange.awaits_head:
+            upstream.moved = False
         if self.has_moved() | upstream.has_moved():
             exchange.deadline = now + self._owner.settings.proxy_timeout
         elif now >= exchange.deadline:

@@ -89,6 +89,20 @@ class TestSilence:
                 await client.head()
             assert (await client.error()) == SILENT
 
+    async def test_a_trickle_of_a_head_does_not_prolong_its_time(self) -> None:
+        async def trickle(visit: Visit) -> None:
+            await visit.head()
+            for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 600:
+                await visit.send(bytes([byte]))
+                await asyncio.sleep(0.01)  # the pace of the sandbox is the case
+
+        async with stage(proxy_timeout=0.5) as router:
+            client = await router.client()
+            began = time.monotonic()
+            await client.send(request(await router.sandbox(trickle)))
+            assert await client.error() == SILENT
+            assert time.monotonic() - began < 2.0
+
     @pytest.mark.parametrize(
         ("begin", "truncated"),
         [
