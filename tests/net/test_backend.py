@@ -26,6 +26,7 @@ from fastrouter.net.resolver import Resolver
 from fastrouter.server import Server
 from fastrouter.settings import Settings
 from tests.support import (
+    LIMIT,
     Client,
     ScriptedSandbox,
     Visit,
@@ -201,10 +202,14 @@ class TestHttpcoreOverIt:
             await box.close()
 
     async def test_tls_works(self, backend: Backend) -> None:
+        closed = asyncio.Event()
+
         async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(ok(b"secret"))
-            await writer.drain()
+            await reader.read(1)  # until the client closes
+            writer.close()
+            closed.set()
 
         server = await asyncio.start_server(hello, "127.0.0.1", 0, ssl=anonymous(ssl.PROTOCOL_TLS_SERVER))
         port = server.sockets[0].getsockname()[1]
@@ -213,6 +218,7 @@ class TestHttpcoreOverIt:
         ) as pool:
             response = await pool.request("GET", f"https://{NAME}:{port}/")
             assert response.content == b"secret"
+        await asyncio.wait_for(closed.wait(), LIMIT)
         server.close()
 
     async def test_tls_that_fails_is_a_connect_error(self, backend: Backend, box: ScriptedSandbox) -> None:
