@@ -4,7 +4,7 @@
 cause, and turned into bytes (or an aborted connection) by ``net.downstream`` alone::
 
     RouterError(cause)
-      cause.source is CLIENT     what the client sent: 400 401 405 408 413 414 431 501 505
+      cause.source is CLIENT     what the client sent: 400 401 405 408 414 429 431 501 505
       cause.source is DIAL       no connection to the sandbox, no byte was sent: 502, retried while dialling
       cause.source is UPSTREAM   the sandbox broke off, stalled or sent no HTTP: 502 504
       cause.source is ROUTER     the router itself: 500 503
@@ -51,12 +51,19 @@ MISSING_SANDBOX_ID: Final = _client(400, "missing_sandbox_id", "X-Sandbox-ID hea
 INVALID_SANDBOX_ID: Final = _client(400, "invalid_sandbox_id", "Invalid sandbox ID format.")
 INVALID_NAMESPACE: Final = _client(400, "invalid_namespace", "Invalid namespace format.")
 INVALID_PORT: Final = _client(400, "invalid_port", "Invalid port format.")
+INVALID_TARGET_IP_FORMAT: Final = _client(400, "invalid_target_ip", "Invalid target IP address format.")
+INVALID_TARGET_IP: Final = _client(400, "invalid_target_ip", "Invalid target IP address.")
 DUPLICATE_HEADER: Final = _client(400, "duplicate_header", "Duplicate {header} header.")
 BAD_REQUEST: Final = _client(400, "bad_request", "Malformed HTTP request.")
+MISSING_TOKEN: Final = _client(401, "missing_token", "Missing or invalid Authorization header.")
+INVALID_TOKEN: Final = _client(401, "invalid_token", "Invalid token.")
 METHOD_NOT_ALLOWED: Final = _client(405, "method_not_allowed", "Method not allowed.")
 REQUEST_TIMEOUT: Final = _client(408, "request_timeout", "Timed out reading the request.")
 TARGET_TOO_LONG: Final = _client(414, "target_too_long", "Request target too long.")
 HEADERS_TOO_LARGE: Final = _client(431, "headers_too_large", "Request header fields too large.")
+TOO_MANY_CONNECTIONS: Final = _client(
+    429, "too_many_connections", "Too many concurrent connections for this client."
+)
 UNSUPPORTED_CODING: Final = _client(501, "unsupported_coding", "Transfer coding not supported.")
 UNSUPPORTED_VERSION: Final = _client(505, "unsupported_version", "HTTP version not supported.")
 

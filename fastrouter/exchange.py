@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -19,15 +20,21 @@ from fastrouter.errors import (
     RouterError,
 )
 from fastrouter.net.splice import Pipe
+from fastrouter.net.tunnel import Tunnel
 from fastrouter.policy import rewrite
+from fastrouter.policy.authorize import authorize
+from fastrouter.policy.forwarded import client_address, is_trusted
+from fastrouter.wire.fields import values
 from fastrouter.wire.framing import Body, body_for
 from fastrouter.wire.heads import MAX_HEAD
 
 if TYPE_CHECKING:
     from fastrouter.net.connection import Connection
-    from fastrouter.net.pool import Lease, Pool
+    from fastrouter.net.downstream import Owner
+    from fastrouter.net.pool import Lease
     from fastrouter.net.upstream import Upstream
     from fastrouter.policy.plan import RequestPlan, ResponsePlan
+    from fastrouter.policy.target import Target
     from fastrouter.telemetry.outcome import Outcome
 
 # Up to this many bytes, copying a body behind its head is cheaper than a second buffer in the same writev.
@@ -42,25 +49,39 @@ class Exchange:
         "_done",
         "_keep",
         "_outcome",
+        "_owner",
         "_peer",
+        "_peer_line",
         "_plan",
         "_pool",
         "_relayed",
         "_response",
         "_response_body",
-        "_timeout",
+        "_token",
+        "_trusted",
+        "_tunnels",
         "body",
         "deadline",
         "ends_by_close",
         "is_last",
+        "timeout",
+        "tunnel",
         "upstream",
     )
 
-    def __init__(self, client: Connection, peer: str, pool: Pool, *, timeout: float) -> None:
+    def __init__(self, client: Connection, peer: str, owner: Owner) -> None:
         self._client = client
-        self._pool = pool
-        self._timeout = timeout
-        self._peer = peer.encode("ascii") + b"\r\n\r\n"
+        self._owner = owner
+        self._pool = owner.pool
+        self._tunnels = owner.tunnels
+        self._token = owner.settings.auth_token.encode("utf-8")
+        self._peer = peer
+        self._peer_line = peer.encode("ascii") + b"\r\n\r\n"
+        self._trusted = is_trusted(peer, owner.settings.trusted_proxies)
+        self.timeout = owner.settings.proxy_timeout
+        """Longest silence of the exchange under way, seconds."""
+        self.tunnel: Tunnel | None = None
+        """After 101: what passes both ways until the end of the connections."""
         self._plan: RequestPlan
         self._outcome: Outcome
         self._response: ResponsePlan
@@ -102,19 +123,41 @@ class Exchange:
             client.buffer = self.body.excess
         return first
 
-    async def run(self, plan: RequestPlan, first: bytes, outcome: Outcome, *, keep: bool) -> bool:
+    def run(
+        self, plan: RequestPlan, first: bytes, outcome: Outcome, *, keep: bool
+    ) -> Coroutine[None, None, bool]:
         """Carry one request to its sandbox and the response back; ``first`` is what ``take_body`` gave.
 
-        Returns whether the client's connection may carry another one (``keep``: whether it may at all).
+        Await it; it tells whether the client's connection may carry another one (``keep``: if at all).
         Raises ``RouterError``: while ``outcome.status`` is 0 it can become a reply, afterwards the client has
         to see truncation. Cancelled when the client goes away: the sandbox's connection is closed at once.
         """
-        target = plan.target
-        if isinstance(target, RouterError):
-            raise target.again()
+        if self._token:
+            authorize(plan.credentials, self._token)
+        if isinstance(plan.target, RouterError):
+            raise plan.target.again()
         self._plan, self._outcome, self._keep = plan, outcome, keep
+        if plan.upgrade:
+            return self._carry_counted(plan.target, first)
+        return self._carry(plan.target, first)
+
+    async def _carry_counted(self, target: Target, first: bytes) -> bool:
+        """Carry a request that may become a tunnel, within its client's share of them."""
+        proxies = self._owner.settings.trusted_proxies
+        client = client_address(self._peer, self._plan.forwarded_for, proxies)
+        self._tunnels.enter(client)
+        try:
+            return await self._carry(target, first)
+        finally:
+            self._tunnels.leave(client)
+
+    async def _carry(self, target: Target, first: bytes) -> bool:
+        plan = self._plan
+        self.timeout = plan.timeout or self._owner.settings.proxy_timeout
+        if plan.timeout_fault is not None:
+            self._owner.warn_of_timeout(plan.timeout_fault)
         replayable = plan.is_idempotent and self._request_sent()
-        lease = self._pool.reuse(target) or await self._pool.dial(target, self._timeout)
+        lease = self._pool.reuse(target) or await self._pool.dial(target, self.timeout)
         try:
             self._send_request(lease, first)
             # The response is sent on from the sandbox's data_received: see _response_came.
@@ -122,14 +165,16 @@ class Exchange:
                 while not self._done:
                     await lease.connection.changed()
             except RouterError as error:
+                if self.tunnel is not None and lease.connection.eof:
+                    return False  # the sandbox had ended its half: the loss of the rest is the end
                 if not (replayable and _went_stale(lease, error)):
                     raise
                 lease.discard()
-                lease = await self._pool.dial(target, self._timeout)
+                lease = await self._pool.dial(target, self.timeout)
                 self._send_request(lease, first)
                 while not self._done:
                     await lease.connection.changed()
-            if self._response.head.keep_alive and self._request_sent():
+            if self.tunnel is None and self._response.head.keep_alive and self._request_sent():
                 lease.release()
             return self._keep
         finally:
@@ -143,12 +188,13 @@ class Exchange:
         self._relayed = 0
         self._outcome.upstream = upstream.address
         self._outcome.reused = lease.reused
-        self.deadline = time.monotonic() + self._timeout
+        self.deadline = time.monotonic() + self.timeout
         self._client.moved = False
+        head = self._plan.trusted_head if self._trusted else self._plan.upstream_head
         if len(first) < _WORTH_JOINING:
-            upstream.write(b"".join((self._plan.upstream_head, self._peer, first)))
+            upstream.write(b"".join((head, self._peer_line, first)))
         else:
-            upstream.write(self._plan.upstream_head + self._peer)
+            upstream.write(head + self._peer_line)
             upstream.write(first)
         if not self._request_sent():
             Pipe(self._client, upstream, self._open_body(), _nothing, self._client_failed).attach()
@@ -167,13 +213,14 @@ class Exchange:
                 if response.is_final:
                     self._begin_response(upstream, response)
                     return
+                if response.head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                    self._switch(upstream, response)
+                    return
                 self._relay_informational(response)
         except RouterError as error:
             upstream.fail(error)
 
     def _relay_informational(self, response: ResponsePlan) -> None:
-        if response.head.status == HTTPStatus.SWITCHING_PROTOCOLS:
-            raise RouterError(UPSTREAM_PROTOCOL_ERROR, "101 to a request that asked for no upgrade")
         # No pipe holds these back: without a limit, a client that does not read would be memory here.
         self._relayed += len(response.kept_head)
         if self._relayed > MAX_HEAD:
@@ -181,6 +228,21 @@ class Exchange:
         self._client.moved = True  # the sandbox says that it works on it: the time starts over
         if self._plan.head.http11:
             self._client.write(response.kept_head)
+
+    def _switch(self, upstream: Upstream, response: ResponsePlan) -> None:
+        """Make a tunnel of the two connections; what either side sent already goes first."""
+        plan = self._plan
+        protocols = [value.strip().lower() for value in values(response.head.fields, b"upgrade")]
+        if not plan.upgrade or protocols != [plan.upgrade.lower()]:
+            raise RouterError(UPSTREAM_PROTOCOL_ERROR, "101 for a protocol that was not asked for")
+        upstream.listener = _nothing
+        self._outcome.status = response.head.status
+        self._keep = False
+        self._client.write(rewrite.switching_head(response.head))
+        frames = plan.upgrade.lower() == b"websocket"
+        limits = self._tunnels.limits
+        self.tunnel = Tunnel(self._client, upstream, limits, self._response_ended, frames=frames)
+        self.tunnel.open(time.monotonic())
 
     def _begin_response(self, upstream: Upstream, response: ResponsePlan) -> None:
         """Send the head and what has come of the body; where more is to come, a pipe sends the rest."""
@@ -223,6 +285,11 @@ class Exchange:
         if self._response_body is not None:
             self._outcome.bytes_out = self._response_body.total
             self._response_body = None
+        if self.tunnel is not None:
+            self._outcome.bytes_in = self.tunnel.up.body.total
+            self._outcome.bytes_out = self.tunnel.down.body.total
+            self.tunnel = None
+            self._client.half_open = upstream.half_open = False
         self.upstream = None
         self.deadline = math.inf
         lease.discard()

@@ -14,8 +14,10 @@ from fastrouter.net.dialer import Dialer
 from fastrouter.net.downstream import Downstream
 from fastrouter.net.pool import Pool
 from fastrouter.net.resolver import Resolver
+from fastrouter.net.tunnel import Limits, Tunnels
 from fastrouter.net.upstream import Upstream
 from fastrouter.policy.plan import plan_request, plan_response
+from fastrouter.policy.rules import Rules
 from fastrouter.wire.head_cache import HeadCache
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from fastrouter.telemetry.access_log import AccessLog
 
 _BACKLOG = 4096
+_WARNING_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +49,11 @@ class Server:
         self.settings = settings
         self.access_log = access_log
         self.shutting_down = False
+        self._quiet_until = 0.0
         self.requests = 0
         self.errors = 0
         self.connections: set[Downstream] = set()
-        self.request_heads = HeadCache(
-            partial(plan_request, cluster_domain=settings.cluster_domain), line_weight=0
-        )
+        self.request_heads = HeadCache(partial(plan_request, rules=rules_of(settings)), line_weight=0)
         self.response_heads = HeadCache(plan_response)
         self.resolver: Resolver | None = None
         if backend is None:
@@ -59,6 +61,14 @@ class Server:
             backend = Backend(self.resolver)
         self.pool = Pool(max_idle=settings.max_keepalive, expiry=settings.keepalive_expiry)
         self.pool.dialer = Dialer(backend, self._make_upstream, retry_window=settings.dial_retry)
+        self.tunnels = Tunnels(
+            Limits(
+                idle=settings.websocket_idle_timeout,
+                lifetime=settings.websocket_max_lifetime,
+                message=settings.websocket_max_message,
+                per_client=settings.websocket_max_per_client,
+            )
+        )
         self._sweep = Sweep([self._tick, self.pool.expire])
         self._listener: asyncio.Server | None = None
         self._closed = asyncio.Event()
@@ -105,6 +115,13 @@ class Server:
 
     def _make_upstream(self, target: Target) -> Upstream:
         return Upstream(asyncio.get_running_loop(), target, self.response_heads, self.pool)
+
+    def warn_of_timeout(self, value: str) -> None:
+        """Log an ``X-Sandbox-Timeout`` that is none, once a second at most: no client floods the log."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _WARNING_SECONDS
+            _log.warning("invalid X-Sandbox-Timeout: the default is used", extra={"value": value[:100]})
 
     def opened(self, connection: Downstream) -> None:
         """Register a connection."""
@@ -156,3 +173,23 @@ class Server:
         while self.connections:
             self._closed.clear()
             await self._closed.wait()
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return what the settings decide about every request."""
+    credentials = settings.auth_header.lower().encode("ascii")
+    drops = {credentials} if settings.auth_token else set()
+    # With a token in another header, and where it is asked for, Authorization is the sandbox's.
+    if not (settings.forward_authorization or drops - {b"authorization"}):
+        drops.add(b"authorization")
+    return Rules(
+        cluster_domain=settings.cluster_domain,
+        longest_timeout=settings.proxy_timeout,
+        credentials=credentials,
+        drops=frozenset(drops),
+        honour_pod_ip=settings.honours_pod_ip,
+        trusts_proxies=bool(settings.trusted_proxies),
+        # h2c would carry requests past every check of the router, listed or not.
+        upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols) - {b"h2c"},
+        forward_origin=settings.forward_websocket_origin,
+    )

@@ -14,7 +14,21 @@ from typing import Any, Final
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DOMAIN: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+INSECURE: Final = (
+    "ROUTER_AUTH_TOKEN must be set to start the sandbox router securely. "
+    "To run it open on purpose, set ALLOW_UNAUTHENTICATED_ROUTER=true."
+)
+UNCONFIGURED: Final = (
+    "NO AUTHENTICATION: whoever reaches this port reaches every sandbox. Set ROUTER_AUTH_TOKEN, or "
+    "ALLOW_UNAUTHENTICATED_ROUTER=true where something else keeps strangers out. "
+    "Until then X-Sandbox-Pod-IP is ignored."
+)
 
 
 class SettingsError(Exception):
@@ -37,6 +51,29 @@ class Settings:
     client_keepalive: float = 650.0
     shutdown_grace: float = 30.0
     access_log: bool = True
+    auth_token: str = ""
+    auth_header: str = "Authorization"
+    allow_unauthenticated: bool | None = None
+    forward_authorization: bool = False
+    trusted_proxies: tuple[Network, ...] = ()
+    upgrade_protocols: tuple[str, ...] = ("websocket",)
+    forward_websocket_origin: bool = False
+    websocket_idle_timeout: float = 3600.0
+    websocket_max_lifetime: float = 86400.0
+    websocket_max_per_client: int = 64
+    websocket_max_message: int = 16 * 1024 * 1024
+
+    @property
+    def honours_pod_ip(self) -> bool:
+        """Whether clients may name an address: only where somebody decided who may use the router."""
+        return bool(self.auth_token) or self.allow_unauthenticated is True
+
+    def shown(self) -> dict[str, object]:
+        """Return the settings for the log: the token is not in it, only that there is one."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["auth_token"] = "***" if self.auth_token else ""
+        values["trusted_proxies"] = [str(network) for network in self.trusted_proxies]
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +139,20 @@ def _domain(text: str) -> str:
 
 def _servers(text: str) -> tuple[str, ...]:
     return tuple(_server(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    return tuple(_token(part.strip().lower()) for part in text.split(",") if part.strip())
+
+
+def _token(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{text!r} is not a token")
+    return text
 
 
 def _server(text: str) -> str:
@@ -172,6 +223,72 @@ OPTIONS: Final = (
         variable="SHUTDOWN_GRACE_SECONDS",
     ),
     Option("access_log", _flag, "One line per request on standard output.", variable="ACCESS_LOG"),
+    Option(
+        "auth_token",
+        str.strip,
+        "With it, every request needs `Authorization: Bearer <token>`.",
+        variable="ROUTER_AUTH_TOKEN",
+    ),
+    Option(
+        "auth_header",
+        _token,
+        "The header that carries the token; another one leaves `Authorization` to the sandbox.",
+        variable="ROUTER_AUTH_HEADER",
+    ),
+    Option(
+        "allow_unauthenticated",
+        lambda text: text.strip().lower() in _TRUE,
+        "`true`: open on purpose. Anything else, without a token: the router refuses to start.",
+        variable="ALLOW_UNAUTHENTICATED_ROUTER",
+    ),
+    Option(
+        "forward_authorization",
+        _flag,
+        "Pass `Authorization` on to the sandbox where it is not the router's.",
+        variable="FORWARD_AUTHORIZATION",
+    ),
+    Option(
+        "trusted_proxies",
+        _networks,
+        "Networks of proxies whose `X-Forwarded-*` count, comma-separated.",
+        variable="TRUSTED_PROXY_CIDRS",
+    ),
+    Option(
+        "upgrade_protocols",
+        _tokens,
+        "Protocols that a request may upgrade to, comma-separated; `h2c` never.",
+        variable="UPGRADE_PROTOCOLS",
+    ),
+    Option(
+        "forward_websocket_origin",
+        _flag,
+        "Pass `Origin` of upgrades on to the sandbox.",
+        variable="FORWARD_WEBSOCKET_ORIGIN",
+    ),
+    Option(
+        "websocket_idle_timeout",
+        _seconds(zero=True),
+        "A tunnel without a byte for so long is closed; 0: never.",
+        variable="WEBSOCKET_IDLE_TIMEOUT_SECONDS",
+    ),
+    Option(
+        "websocket_max_lifetime",
+        _seconds(zero=True),
+        "A tunnel is closed after so long; 0: never.",
+        variable="WEBSOCKET_MAX_LIFETIME_SECONDS",
+    ),
+    Option(
+        "websocket_max_per_client",
+        _count,
+        "Tunnels per client address; 0: any number.",
+        variable="WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT",
+    ),
+    Option(
+        "websocket_max_message",
+        _count,
+        "Longest message from a sandbox in bytes; 0: any length.",
+        variable="WEBSOCKET_MAX_MESSAGE_BYTES",
+    ),
 )
 
 
@@ -196,22 +313,26 @@ def load(
             if not option.lenient:
                 raise SettingsError(message) from error
             warn(f"{message}; using the default {option.default}")
-    return Settings(**chosen)
+    settings = Settings(**chosen)
+    if not settings.auth_token and settings.allow_unauthenticated is False:
+        raise SettingsError(INSECURE)
+    return settings
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}"
+    if isinstance(default, tuple):
+        return ",".join(default) or "unset"
+    return str(default or "unset")
 
 
 def markdown_table() -> str:
     """Return the table of options for the README."""
     rows = ["| variable or flag | default | meaning |", "|---|---|---|"]
-    for option in OPTIONS:
-        default = option.default
-        shown = (
-            "true"
-            if default is True
-            else f"{default:g}"
-            if isinstance(default, float)
-            else default or "unset"
-        )
-        rows.append(f"| `{option.name}` | `{shown}` | {option.help} |")
+    rows += [f"| `{option.name}` | `{_shown(option.default)}` | {option.help} |" for option in OPTIONS]
     return "\n".join(rows) + "\n"
 
 

@@ -9,13 +9,13 @@ import resource
 import signal
 import sys
 from collections.abc import Coroutine
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import uvloop
 
 from fastrouter import __version__
 from fastrouter.server import Server
+from fastrouter.settings import UNCONFIGURED
 from fastrouter.telemetry.access_log import AccessLog
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ async def serve(settings: Settings) -> int:
         _log.error("cannot listen", extra={"host": settings.host, "port": settings.port, "error": str(error)})
         return 1
     host, port = server.address
-    effective = asdict(settings) | {"host": host, "port": port}
+    effective = settings.shown() | {"host": host, "port": port}
     _log.info("listening", extra={"version": __version__, "settings": effective})
+    if not settings.honours_pod_ip:
+        _log.warning(UNCONFIGURED)
     # What was made until now lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Self
 import h11
 import httpcore
 
-from fastrouter.net.downstream import Downstream
 from fastrouter.server import Server
 from fastrouter.settings import Settings
 
@@ -105,7 +104,7 @@ class MockBackend(httpcore.AsyncNetworkBackend):
 class MemoryTransport(asyncio.Transport):
     """What the router takes for a client's TCP connection."""
 
-    def __init__(self, protocol: Downstream) -> None:
+    def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__()
         self._protocol = protocol
         self._undelivered: list[bytes] = []

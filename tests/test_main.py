@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import fastrouter
+from fastrouter.settings import UNCONFIGURED
 
 LIMIT = 30.0
 
@@ -91,6 +92,10 @@ def test_it_serves_until_a_signal_and_ends_with_0(arguments: tuple[str, ...], nu
         rest, _ = process.communicate(timeout=LIMIT)
         assert process.returncode == 0
     lines = [json.loads(text) for text in rest.splitlines()]
-    assert [each["message"] for each in lines if "message" in each] == ["shutting down", "stopped"]
+    assert [each["message"] for each in lines if "message" in each] == [
+        UNCONFIGURED,
+        "shutting down",
+        "stopped",
+    ]
     (access,) = [each for each in lines if "path" in each]
     assert (access["method"], access["path"], access["status"]) == ("GET", "/healthz", 200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import runpy
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def option(name: str) -> Option:
 
 def test_the_defaults_are_the_contracts() -> None:
     assert load({}, {}, fail) == Settings(
-        host="0.0.0.0",  # noqa: S104
+        host="0.0.0.0",
         port=8080,
         proxy_timeout=180.0,
         cluster_domain="cluster.local",
@@ -76,6 +77,18 @@ VALID = [
     ("SHUTDOWN_GRACE_SECONDS", "0", 0.0),
     *[("ACCESS_LOG", text, True) for text in ("1", "true", "T", "YES", "y", "On")],
     *[("ACCESS_LOG", text, False) for text in ("0", "FALSE", "f", "no", "N", "off")],
+    ("ROUTER_AUTH_TOKEN", "  secret \n", "secret"),
+    ("ROUTER_AUTH_HEADER", "X-Router-Authorization", "X-Router-Authorization"),
+    *[("ALLOW_UNAUTHENTICATED_ROUTER", text, True) for text in ("1", "true", "T", " yes ", "y", "ON")],
+    ("FORWARD_AUTHORIZATION", "true", True),
+    ("TRUSTED_PROXY_CIDRS", "10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
+    ("UPGRADE_PROTOCOLS", "WebSocket, echo", ("websocket", "echo")),
+    ("UPGRADE_PROTOCOLS", "", ()),
+    ("FORWARD_WEBSOCKET_ORIGIN", "yes", True),
+    ("WEBSOCKET_IDLE_TIMEOUT_SECONDS", "0", 0.0),
+    ("WEBSOCKET_MAX_LIFETIME_SECONDS", "60.5", 60.5),
+    ("WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT", "0", 0),
+    ("WEBSOCKET_MAX_MESSAGE_BYTES", "1048576", 1048576),
 ]
 
 
@@ -87,11 +100,34 @@ def test_a_valid_value_is_taken(name: str, text: str, value: object) -> None:
 def test_every_option_has_a_valid_and_an_invalid_value_in_these_tests() -> None:
     names = set(VARIABLES) | set(FLAGS)
     assert {row[0] for row in VALID} == names
-    assert {row[0] for row in INVALID} == names - {"--host"}  # any text may be a host: listening will tell
+    # Any text may be a host (listening will tell), a token, and "not allowed".
+    assert {row[0] for row in INVALID} == names - {
+        "--host",
+        "ROUTER_AUTH_TOKEN",
+        "ALLOW_UNAUTHENTICATED_ROUTER",
+    }
 
 
 NO_SECONDS = ["", "abc", "-1", "inf", "nan", "1s"]
 INVALID = [
+    *[("ROUTER_AUTH_HEADER", text) for text in ("", "X Y", "X:Y")],
+    *[("TRUSTED_PROXY_CIDRS", text) for text in ("10.0.0.1/8", "proxy", "10.0.0.0/33")],
+    *[("UPGRADE_PROTOCOLS", text) for text in ("web socket", "a/b")],
+    *[
+        (name, text)
+        for name in ("FORWARD_AUTHORIZATION", "FORWARD_WEBSOCKET_ORIGIN")
+        for text in ("", "maybe", "2")
+    ],
+    *[
+        (f"WEBSOCKET_{name}_SECONDS", text)
+        for name in ("IDLE_TIMEOUT", "MAX_LIFETIME")
+        for text in NO_SECONDS
+    ],
+    *[
+        (f"WEBSOCKET_MAX_{name}", text)
+        for name in ("CONNECTIONS_PER_CLIENT", "MESSAGE_BYTES")
+        for text in ("", "-1", "1.5", "many")
+    ],
     *[("--port", text) for text in ("", "http", "-1", "65536", "8080.0", "+80", "²", "1" * 10)],
     *[("PROXY_TIMEOUT_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("CLUSTER_DOMAIN", text) for text in ("", ".", "a..b", "a b", "-a", "a-.b", "a_b", "ä")],
@@ -181,3 +217,20 @@ def test_the_table_has_a_row_for_every_option() -> None:
 def test_the_module_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_module("fastrouter.settings", run_name="__main__")
     assert capsys.readouterr().out == markdown_table()
+
+
+def test_a_router_that_is_told_no_and_has_no_token_refuses_to_start() -> None:
+    for text in ("false", "0", "", "nope"):
+        with pytest.raises(
+            SettingsError, match="ROUTER_AUTH_TOKEN must be set to start the sandbox router securely"
+        ):
+            load({}, {"ALLOW_UNAUTHENTICATED_ROUTER": text}, print)
+    allowed = load({}, {"ALLOW_UNAUTHENTICATED_ROUTER": "false", "ROUTER_AUTH_TOKEN": "t"}, print)
+    assert allowed.honours_pod_ip
+
+
+def test_the_log_is_not_told_the_token() -> None:
+    shown = Settings(auth_token="secret", trusted_proxies=(ip_network("10.0.0.0/8"),)).shown()
+    assert "secret" not in str(shown)
+    assert (shown["auth_token"], shown["trusted_proxies"]) == ("***", ["10.0.0.0/8"])
+    assert Settings().shown()["auth_token"] == ""

@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         "_unsent",
         "_waiter",
         "buffer",
+        "half_open",
         "loop",
         "moved",
         "pipe",
@@ -51,6 +52,8 @@ class Connection(asyncio.Protocol):
         self.pipe: Pipe | None = None
         self.source: Connection | None = None
         self.moved = False
+        self.half_open = False
+        """Set for tunnels: the end of one direction leaves the other one open."""
         self.reading_paused = False
         self.writing_paused = False
 

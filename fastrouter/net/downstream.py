@@ -22,9 +22,11 @@ from fastrouter.telemetry.access_log import NO_SUBJECT
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
+from fastrouter.wire.websocket import GOING_AWAY
 
 if TYPE_CHECKING:
     from fastrouter.net.pool import Pool
+    from fastrouter.net.tunnel import Tunnels
     from fastrouter.policy.plan import RequestPlan
     from fastrouter.settings import Settings
     from fastrouter.telemetry.access_log import AccessLog
@@ -47,9 +49,13 @@ class Owner(Protocol):
     pool: Pool
     request_heads: HeadCache[RequestPlan]
     access_log: AccessLog | None
+    tunnels: Tunnels
     shutting_down: bool
     requests: int
     errors: int
+
+    def warn_of_timeout(self, value: str) -> None:
+        """Log an ``X-Sandbox-Timeout`` that is none."""
 
     def opened(self, connection: Downstream) -> None:
         """Register the connection."""
@@ -79,14 +85,21 @@ class Downstream(Inbound):
         settings = self._owner.settings
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if peer else "unknown"
-        self._exchange = Exchange(self, self.peer, self._owner.pool, timeout=settings.proxy_timeout)
+        self._exchange = Exchange(self, self.peer, self._owner)
         self.deadline = time.monotonic() + settings.request_head_timeout
         self._owner.opened(self)
         self._task = self.loop.create_task(self._serve())
 
-    def eof_received(self) -> None:
-        """Take the client's FIN as its leaving, as nginx and uvicorn do: who sent it may be gone for good."""
-        self._gone()
+    def eof_received(self) -> bool:
+        """Take the client's FIN as its leaving, as nginx and uvicorn do: who sent it may be gone for good.
+
+        In a tunnel it ends one half.
+        """
+        if self.half_open and self.pipe is not None:
+            self.pipe.eof()
+        else:
+            self._gone()
+        return self.half_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the task; its ``finally`` clauses close what is open on the other side."""
@@ -183,7 +196,8 @@ class Downstream(Inbound):
         owner = self._owner
         now = time.monotonic()
         owner.requests += 1
-        if not outcome.status or (self._task is not None and self._task.cancelling()):
+        left = self._task is not None and self._task.cancelling()
+        if not outcome.status or (left and outcome.status != HTTPStatus.SWITCHING_PROTOCOLS):
             outcome.status = outcome.status or _CLIENT_CLOSED
             outcome.reason = outcome.reason or "client_closed"
         if outcome.reason:
@@ -213,29 +227,31 @@ class Downstream(Inbound):
 
     def tick(self, now: float) -> None:
         """Compare the deadlines with ``now``; called by the sweep."""
-        if self.phase is not EXCHANGE:
-            if self._task is None and self.has_moved():
-                self.deadline = now + FLUSH_SECONDS
-            elif now >= self.deadline:
-                self.timed_out = True
-                if self._task is None:
-                    self.reset()
-                else:
-                    self.wake()
-            return
-        if self.has_left():
-            self._gone()
-            return
         exchange = self._exchange
-        upstream = exchange.upstream
-        if upstream is None:
-            return  # a dial has limits of its own
-        if exchange.awaits_head:
-            upstream.moved = False
-        if self.has_moved() | upstream.has_moved():
-            exchange.deadline = now + self._owner.settings.proxy_timeout
-        elif now >= exchange.deadline:
-            exchange.expire()
+        if self.phase is not EXCHANGE:
+            self._tick_between(now)
+        elif exchange.tunnel is not None:
+            exchange.tunnel.tick(now)
+        elif self.has_left():
+            self._gone()
+        elif exchange.upstream is not None:  # a dial has limits of its own
+            if exchange.awaits_head:
+                exchange.upstream.moved = False
+            if self.has_moved() | exchange.upstream.has_moved():
+                exchange.deadline = now + exchange.timeout
+            elif now >= exchange.deadline:
+                exchange.expire()
+
+    def _tick_between(self, now: float) -> None:
+        """Compare the deadlines outside an exchange."""
+        if self._task is None and self.has_moved():
+            self.deadline = now + FLUSH_SECONDS
+        elif now >= self.deadline:
+            self.timed_out = True
+            if self._task is None:
+                self.reset()
+            else:
+                self.wake()
 
     @property
     def busy(self) -> bool:
@@ -245,8 +261,10 @@ class Downstream(Inbound):
         return self.phase is not IDLE and not (self.phase is Phase.HEAD and not self.buffer)
 
     def finish(self) -> None:
-        """Let the exchange under way be the last one: the router shuts down."""
+        """Let the exchange under way be the last one, and a tunnel end: the router shuts down."""
         self._exchange.is_last = True
+        if self._exchange.tunnel is not None:
+            self._exchange.tunnel.close(GOING_AWAY, "the router is shutting down")
 
     def leave(self) -> None:
         """End the connection for the router's own reasons; what is unfinished is cut off."""

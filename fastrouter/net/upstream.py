@@ -91,8 +91,8 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         if len(self.buffer) > MAX_UNREAD:
             self.pause_reading()
 
-    def eof_received(self) -> None:
-        """Note that the sandbox closed: the end of a body, or of the exchange."""
+    def eof_received(self) -> bool:
+        """Note that the sandbox closed: the end of a body, of the exchange, or of one half of a tunnel."""
         self.eof = True
         if self.state is State.IDLE:
             self._pool.forget(self)
@@ -100,6 +100,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
             self.pipe.eof()
         else:
             self.wake()
+        return self.half_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the pool, or fail the exchange."""
@@ -108,7 +109,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         if idle:
             self._pool.forget(self)
             return
-        if not self.eof:
+        if not self.eof or self.half_open:
             self.fail(RouterError(UPSTREAM_CLOSED, f"connection lost: {exc}"))
         self.eof = True
 

@@ -7,7 +7,9 @@ from typing import Final, NamedTuple
 
 from fastrouter.errors import RouterError
 from fastrouter.policy import rewrite
-from fastrouter.policy.target import Target, resolve_target
+from fastrouter.policy.rules import Rules
+from fastrouter.policy.target import Target, resolve_target, timeout_of
+from fastrouter.wire.fields import values
 from fastrouter.wire.framing import CHUNKED, UNTIL_CLOSE
 from fastrouter.wire.heads import RequestHead, ResponseHead, parse_request, parse_response
 
@@ -25,6 +27,18 @@ class RequestPlan(NamedTuple):
     """Where the routing headers are at fault, the error that the request fails with, in its turn."""
     upstream_head: bytes
     """The head for the sandbox, up to the peer's address."""
+    trusted_head: bytes
+    """The same for a peer that is a trusted proxy; empty where the rules trust none."""
+    forwarded_for: bytes
+    """The inbound ``X-Forwarded-For``, where the rules trust proxies."""
+    credentials: bytes | None
+    """What the router's token is compared with: None where it is absent, or said in two ways."""
+    timeout: float | None
+    """Seconds of ``X-Sandbox-Timeout``, capped; None: the default."""
+    timeout_fault: str | None
+    """The ``X-Sandbox-Timeout`` that is no time: the log is told."""
+    upgrade: bytes
+    """The protocol that the request may switch to, as the client wrote it; empty: none."""
     body_length: int
     """Bytes of the body; -1 where only its end will tell."""
     is_health_check: bool
@@ -46,20 +60,31 @@ class ResponsePlan(NamedTuple):
     """Bytes of the body, -1 where only its end will tell; says nothing for HEAD."""
 
 
-def plan_request(raw: bytes, cluster_domain: str) -> RequestPlan:
+def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
     """Parse a request head and plan its way; raise ``MalformedMessageError``."""
     head = parse_request(raw)
     path = head.target.partition(b"?")[0]
+    upgrade = _upgrade(head, rules) if b"upgrade" in head.options else b""
     target: Target | RouterError
+    upstream_head = trusted_head = b""
     try:
-        target = resolve_target(head.fields, cluster_domain)
-        upstream_head = rewrite.request_head(head, target)
+        target = resolve_target(head.fields, rules.cluster_domain, honour_pod_ip=rules.honour_pod_ip)
+        upstream_head = rewrite.request_head(head, target, rules, upgrade=upgrade)
+        if rules.trusts_proxies:
+            trusted_head = rewrite.request_head(head, target, rules, trusted=True, upgrade=upgrade)
     except RouterError as error:
-        target, upstream_head = error.again(), b""
+        target = error.again()
+    timeout, timeout_fault = _timeout(head, rules)
     return RequestPlan(
         head=head._replace(fields=()),
         target=target,
         upstream_head=upstream_head,
+        trusted_head=trusted_head,
+        forwarded_for=b",".join(values(head.fields, b"x-forwarded-for")) if rules.trusts_proxies else b"",
+        credentials=_credentials(head, rules),
+        timeout=timeout,
+        timeout_fault=timeout_fault,
+        upgrade=upgrade,
         body_length=-1 if head.framing is CHUNKED else head.framing.length,
         is_health_check=path == _HEALTH_PATH and head.method in {b"GET", b"HEAD"},
         is_idempotent=head.method in _IDEMPOTENT,
@@ -78,6 +103,29 @@ def plan_response(raw: bytes) -> ResponsePlan:
         kept_head=rewrite.response_head(head, http11=True, close=False),
         length=-1 if known is CHUNKED or known is UNTIL_CLOSE else known.length,
     )
+
+
+def _credentials(head: RequestHead, rules: Rules) -> bytes | None:
+    found = set(values(head.fields, rules.credentials))
+    return found.pop() if len(found) == 1 else None
+
+
+def _timeout(head: RequestHead, rules: Rules) -> tuple[float | None, str | None]:
+    try:
+        return timeout_of(head.fields, rules.longest_timeout), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _upgrade(head: RequestHead, rules: Rules) -> bytes:
+    """Return the first offered protocol that is allowed (RFC 9110 7.8).
+
+    A request with a body is not upgraded: its tunnel would begin where the body ends, and nobody does that.
+    """
+    if not head.http11 or head.framing is CHUNKED or head.framing.length:
+        return b""
+    offered = b",".join(values(head.fields, b"upgrade")).split(b",")
+    return next((each.strip() for each in offered if each.strip().lower() in rules.upgrades), b"")
 
 
 def _log_subject(method: bytes, path: bytes, target: Target | None) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
+from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import ROUTING_NAMES, Target
-from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields
+from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields, select
 from fastrouter.wire.framing import Kind
 from fastrouter.wire.heads import RequestHead, ResponseHead
 
@@ -18,35 +19,58 @@ from fastrouter.wire.heads import RequestHead, ResponseHead
 # would be a way to smuggle (RFC 9110 7.6.1 lets only hop-by-hop fields be named).
 _NEVER_NOMINATED: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
-# The router restates these for every request: no peer is trusted with them.
+# The router restates these for every request; only of a trusted proxy something is kept.
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
-# The client's credentials are for the router; both reference routers drop them.
-_CREDENTIALS: Final = frozenset({b"authorization"})
-_REQUEST_DROPS: Final = (HOP_BY_HOP - {b"transfer-encoding"}) | ROUTING_NAMES | _FORWARDED | _CREDENTIALS
+_REQUEST_DROPS: Final = (HOP_BY_HOP - {b"transfer-encoding"}) | ROUTING_NAMES | _FORWARDED
+_NO_RULES: Final = Rules()
 _RESPONSE_DROPS: Final = HOP_BY_HOP - {b"transfer-encoding"}
 _TRAILER_DROPS: Final = NO_TRAILER | ROUTING_NAMES | _FORWARDED
 
 
-def request_head(head: RequestHead, target: Target) -> bytes:
-    """Return the head for the sandbox up to the value of ``X-Forwarded-For``, its last field.
+def request_head(
+    head: RequestHead,
+    target: Target,
+    rules: Rules = _NO_RULES,
+    *,
+    trusted: bool = False,
+    upgrade: bytes = b"",
+) -> bytes:
+    """Return the head for the sandbox up to the peer's place in ``X-Forwarded-For``, its last field.
 
-    The value is the peer's address and the end ``CRLF CRLF``: it is all that differs between clients that
-    send the same bytes, so the rest can be kept with the parsed head.
+    The peer's address and the end ``CRLF CRLF`` are all that differs between clients that send the same
+    bytes, so the rest can be kept with the parsed head. ``trusted``: the peer is a proxy whose
+    ``X-Forwarded-*`` count. ``upgrade``: the protocol that the request may switch to.
     """
-    host = target.authority
     parts = [head.method, b" ", head.target, b" HTTP/1.1\r\n"]
-    forwarded: list[bytes] = []
+    host = b""
+    # code-server and Jupyter compare Origin with Host, which is no longer the client's.
+    drops = _REQUEST_DROPS | rules.drops
+    if upgrade and not rules.forward_origin:
+        drops |= {b"origin"}
     for name, raw_name, value in head.fields:
         if name == b"host":
-            parts += (b"Host: ", host, b"\r\n")
-            forwarded += (b"X-Forwarded-Host: ", value, b"\r\n")
+            host = value
+            parts += (b"Host: ", target.authority, b"\r\n")
         elif name == b"transfer-encoding":
             parts += (raw_name, b": chunked\r\n")
-        elif name == b"content-length" or not (name in _REQUEST_DROPS or name in head.options):
+        elif name == b"content-length" or not (name in drops or name in head.options):
             parts += (raw_name, b": ", value, b"\r\n")
-    if not forwarded:
-        parts[4:4] = (b"Host: ", host, b"\r\n")  # a client of HTTP/1.0 may send none
-    return b"".join([*parts, b"X-Forwarded-Proto: http\r\n", *forwarded, b"X-Forwarded-For: "])
+    if not host:
+        parts[4:4] = (b"Host: ", target.authority, b"\r\n")  # a client of HTTP/1.0 may send none
+    if upgrade:
+        parts += (b"Connection: Upgrade\r\nUpgrade: ", upgrade, b"\r\n")
+    return b"".join([*parts, *_forwarded(head.fields, host, trusted=trusted)])
+
+
+def _forwarded(fields: Fields, host: bytes, *, trusted: bool) -> list[bytes]:
+    """Say who asked, how and for what name; a trusted proxy has said so already."""
+    said = select(fields, _FORWARDED) if trusted else {}
+    lines = [b"X-Forwarded-Proto: %b\r\n" % said.get(b"x-forwarded-proto", [b"http"])[0]]
+    hosts = said.get(b"x-forwarded-host", [host] if host else [])
+    lines += [b"X-Forwarded-Host: %b\r\n" % value for value in hosts[:1]]
+    chain = b", ".join(filter(None, said.get(b"x-forwarded-for", [])))
+    lines.append(b"X-Forwarded-For: " + (chain + b", " if chain else b""))
+    return lines
 
 
 def response_head(head: ResponseHead, *, http11: bool, close: bool) -> bytes:
@@ -70,6 +94,15 @@ def response_head(head: ResponseHead, *, http11: bool, close: bool) -> bytes:
     if not head.informational:
         lines.append(_connection(http11=http11, close=close))
     lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def switching_head(head: ResponseHead) -> bytes:
+    """Return the head of a 101 for the client, ``Upgrade`` and ``Connection`` included (RFC 9110 7.8)."""
+    drops = (HOP_BY_HOP | head.options | {b"content-length"}) - {b"upgrade"}
+    lines = [b"HTTP/1.1 101 %b\r\n" % head.reason]
+    lines += [b"%b: %b\r\n" % (raw_name, value) for name, raw_name, value in head.fields if name not in drops]
+    lines.append(b"Connection: Upgrade\r\n\r\n")
     return b"".join(lines)
 
 

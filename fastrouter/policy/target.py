@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import re
 from typing import Final, NamedTuple
 
@@ -10,6 +12,8 @@ from fastrouter.errors import (
     INVALID_NAMESPACE,
     INVALID_PORT,
     INVALID_SANDBOX_ID,
+    INVALID_TARGET_IP,
+    INVALID_TARGET_IP_FORMAT,
     MISSING_SANDBOX_ID,
     RouterError,
 )
@@ -34,19 +38,28 @@ ROUTING_NAMES: Final = frozenset(ROUTING_HEADERS)
 
 # RFC 1123 2.1 as Kubernetes narrows it: lower case, at most 63 characters.
 _LABEL: Final = re.compile(rb"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_DECIMAL: Final = re.compile(rb"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+_TIMEOUT: Final = frozenset({b"x-sandbox-timeout"})
+# IPv4-mapped, IPv4-compatible, and NAT64 addresses end in an IPv4 address.
+_CARRIERS: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96")))
 _DIGITS: Final = re.compile(rb"0*([0-9]{1,5})")
 
 
 class PoolKey(NamedTuple):
-    """Which requests may share a connection: those to one port of one sandbox, never of one address."""
+    """Which requests may share a connection: those to one port of one sandbox.
+
+    The sandbox is part of it also where an address is given: a recycled pod address must never serve
+    another sandbox's warm connection.
+    """
 
     sandbox_id: str
     namespace: str
     port: int
+    pod_ip: str = ""
 
 
 class Target(NamedTuple):
-    """Where a request goes: the name to dial, without the trailing dot of the DNS question."""
+    """Where a request goes: the address or name to dial (without the trailing dot of the DNS question)."""
 
     key: PoolKey
     host: str
@@ -59,11 +72,15 @@ class Target(NamedTuple):
     @property
     def authority(self) -> bytes:
         """The ``Host`` that the sandbox sees."""
-        return b"%b:%d" % (self.host.encode("ascii"), self.key.port)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return b"%b:%d" % (host.encode("ascii"), self.key.port)
 
 
-def resolve_target(fields: Fields, cluster_domain: str) -> Target:
-    """Return the target that the routing headers name; raise ``RouterError`` (400) where they do not."""
+def resolve_target(fields: Fields, cluster_domain: str, *, honour_pod_ip: bool = False) -> Target:
+    """Return the target that the routing headers name; raise ``RouterError`` (400) where they do not.
+
+    ``honour_pod_ip`` off: ``X-Sandbox-Pod-IP`` plays no part, whatever it says.
+    """
     routing = select(fields, ROUTING_NAMES)
     for name, found in routing.items():
         if len(found) > 1 and any(value != found[0] for value in found):
@@ -77,8 +94,55 @@ def resolve_target(fields: Fields, cluster_domain: str) -> Target:
     if _LABEL.fullmatch(namespace) is None:
         raise RouterError(INVALID_NAMESPACE)
     port = _port(_first(routing, b"x-sandbox-port", DEFAULT_PORT))
-    key = PoolKey(sandbox_id.decode("ascii"), namespace.decode("ascii"), port)
-    return Target(key, f"{key.sandbox_id}.{key.namespace}.svc.{cluster_domain}")
+    pod_ip = ""
+    if honour_pod_ip and b"x-sandbox-pod-ip" in routing:
+        pod_ip = pod_address(routing[b"x-sandbox-pod-ip"][0])
+    key = PoolKey(sandbox_id.decode("ascii"), namespace.decode("ascii"), port, pod_ip)
+    return Target(key, pod_ip or f"{key.sandbox_id}.{key.namespace}.svc.{cluster_domain}")
+
+
+def pod_address(value: bytes) -> str:
+    """Return the address of ``X-Sandbox-Pod-IP`` in its plain form; raise ``RouterError`` (400).
+
+    Addresses that lead to the router itself, its node or many hosts are refused, also behind the IPv6 forms
+    that carry an IPv4 address (RFC 4291 2.5.5, RFC 6052 2.1).
+    """
+    text = value.decode("latin-1")
+    bracketed = text.startswith("[") and text.endswith("]")
+    try:
+        address = ipaddress.IPv6Address(text[1:-1]) if bracketed else ipaddress.ip_address(text)
+    except ValueError as error:
+        raise RouterError(INVALID_TARGET_IP_FORMAT) from error
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise RouterError(INVALID_TARGET_IP_FORMAT)  # a zone means an interface of the router's node
+    for each in (address, _embedded(address)):
+        if each is not None and (
+            each.is_loopback or each.is_link_local or each.is_multicast or each.is_unspecified
+        ):
+            raise RouterError(INVALID_TARGET_IP)
+    return str(address)
+
+
+def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if not isinstance(address, ipaddress.IPv6Address):
+        return None
+    if any(address in network for network in _CARRIERS):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+def timeout_of(fields: Fields, longest: float) -> float | None:
+    """Return the seconds of ``X-Sandbox-Timeout``, at most ``longest``; None where it is absent.
+
+    Raises ``ValueError`` for what is no decimal number above 0.
+    """
+    found = select(fields, _TIMEOUT).get(b"x-sandbox-timeout")
+    if found is None:
+        return None
+    seconds = float(found[0]) if _DECIMAL.fullmatch(found[0]) else 0.0
+    if not 0 < seconds < math.inf:
+        raise ValueError(found[0].decode("latin-1"))
+    return min(seconds, longest)
 
 
 def _first(routing: dict[bytes, list[bytes]], name: bytes, default: bytes) -> bytes:

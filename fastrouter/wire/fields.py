@@ -18,6 +18,7 @@ Fields = tuple[Field, ...]
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",  # RFC 9110 7.6.1
+        b"http2-settings",  # RFC 7540 3.2.1: an upgrade to h2c would pass the router's checks by
         b"keep-alive",  # RFC 9110 7.6.1
         b"proxy-authenticate",  # RFC 9110 11.7.1: for the next inbound client only
         b"proxy-authorization",  # RFC 9110 11.7.2: for the next inbound proxy only

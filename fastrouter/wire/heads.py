@@ -41,6 +41,9 @@ _REQUEST_LINE_START: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*+(?: [HTP/0-9
 # h11 takes a list of equal lengths for one: the check has to come before it.
 _BAD_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length:(?![\t ]*+[0-9]{1,19}[\t ]*+\r\n)")
 _ABSOLUTE_FORM: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]+")
+_ANY_UPGRADE: Final = h11.Request(
+    method=b"GET", target=b"/", headers=[(b"host", b"-"), (b"connection", b"upgrade"), (b"upgrade", b"-")]
+)
 # What a head says about its own message; found in one pass.
 _STATED: Final = frozenset({b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"})
 # Python 3.11 looks members of an enum up slowly: what every new head needs is looked up once.
@@ -140,8 +143,8 @@ def parse_response(raw: bytes) -> ResponseHead:
     _check_raw(raw)
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
     if raw[9:10] == b"1":
-        # h11 takes an informational response only after a request.
-        connection.send(h11.Request(method=b"GET", target=b"/", headers=[(b"host", b"-")]))
+        # h11 takes an informational response only after a request, and a 101 after one that offers it.
+        connection.send(_ANY_UPGRADE)
     event = _read(connection, raw)
     assert isinstance(event, h11.Response | h11.InformationalResponse)  # noqa: S101 - the head was whole
     fields = _fields(event)

@@ -8,11 +8,14 @@ import pytest
 
 from fastrouter.errors import INVALID_SANDBOX_ID, MalformedMessageError, RouterError
 from fastrouter.policy.plan import RequestPlan, plan_request, plan_response
+from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import PoolKey, Target
 
 
 def plan(start: bytes, *lines: bytes, domain: str = "cluster.local") -> RequestPlan:
-    return plan_request(b"\r\n".join([start + b" HTTP/1.1", b"Host: router", *lines, b"", b""]), domain)
+    return plan_request(
+        b"\r\n".join([start + b" HTTP/1.1", b"Host: router", *lines, b"", b""]), Rules(domain)
+    )
 
 
 BOX = b"X-Sandbox-ID: box"
@@ -88,7 +91,7 @@ class TestRequest:
         assert plan(b"GET /").usual_reply
         assert plan(b"POST /").usual_reply
         assert not plan(b"HEAD /").usual_reply
-        assert not plan_request(b"GET / HTTP/1.0\r\n\r\n", "cluster.local").usual_reply
+        assert not plan_request(b"GET / HTTP/1.0\r\n\r\n", Rules()).usual_reply
 
 
 def logged(found: RequestPlan) -> dict[str, str | None]:

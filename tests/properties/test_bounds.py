@@ -13,6 +13,7 @@ import pytest
 from fastrouter.net.connection import Connection
 from fastrouter.net.upstream import Upstream
 from fastrouter.policy.plan import RequestPlan, ResponsePlan, plan_request, plan_response
+from fastrouter.policy.rules import Rules
 from fastrouter.telemetry.access_log import NO_SUBJECT, AccessLog
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire.head_cache import HeadCache
@@ -195,7 +196,7 @@ def lines(number: int, count: int) -> bytes:
 
 
 def request_cache(limit: int) -> tuple[HeadCache[RequestPlan], bytes]:
-    heads = HeadCache(partial(plan_request, cluster_domain="c"), limit=limit, line_weight=0)
+    heads = HeadCache(partial(plan_request, rules=Rules("c")), limit=limit, line_weight=0)
     return heads, b"GET / HTTP/1.1\r\nHost: a\r\nX-Sandbox-ID: b\r\n"
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastrouter.errors import MalformedMessageError, RouterError
 from fastrouter.policy.plan import RequestPlan, plan_request, plan_response
+from fastrouter.policy.rules import Rules
 from fastrouter.wire.framing import Kind
 from fastrouter.wire.heads import parse_request, parse_response
 from tests.properties.strategies import Sent, requests, tokens, values
@@ -26,7 +27,7 @@ noise = st.lists(st.one_of(_pieces, st.binary(max_size=4)), max_size=10).map(b""
 
 def planned(raw: bytes) -> RequestPlan | None:
     try:
-        return plan_request(raw, "cluster.local")
+        return plan_request(raw, Rules())
     except MalformedMessageError:
         return None
 
@@ -61,7 +62,7 @@ def test_whatever_a_sandbox_says_is_refused_or_leaves_as_one_strict_head(data: b
 @given(requests())
 def test_every_field_of_a_valid_request_is_forwarded_in_its_order(sent: Sent) -> None:
     raw = sent.raw.replace(b"<port>", b"1")
-    plan = plan_request(raw[: raw.index(b"\r\n\r\n") + 4], "cluster.local")
+    plan = plan_request(raw[: raw.index(b"\r\n\r\n") + 4], Rules())
     lines = plan.upstream_head.split(b"\r\n")
     framing = 0 if plan.head.framing.kind is Kind.NONE else 1
     assert lines[0] == sent.line

@@ -95,3 +95,21 @@ def test_the_test_of_a_promise_exists(promise: str, tests: str) -> None:
 def test_the_decisions_are_numbered_without_a_gap() -> None:
     numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "decisions").glob("*.md"))
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def migrations() -> list[tuple[str, str]]:
+    """Return the rows of migrating.md, each with the text of its tests."""
+    text = (ROOT / "docs" / "migrating.md").read_text()
+    rows = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("| ")]
+    return [(row[0].strip(), row[-1].strip()) for row in rows if row[-1].strip() != "test"]
+
+
+def test_migrating_covers_what_a_deployment_has() -> None:
+    assert len(migrations()) > 25
+
+
+@pytest.mark.parametrize(("row", "tests"), migrations(), ids=lambda text: text[:60])
+def test_the_test_of_a_migration_exists(row: str, tests: str) -> None:
+    for reference in tests.split(", "):
+        path, _, name = reference.strip("`").partition("::")
+        assert name.replace("::", ".") in names_in(ROOT / "tests" / path), f"{row}: no {reference}"

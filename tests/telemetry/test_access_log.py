@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fastrouter.policy.plan import plan_request
+from fastrouter.policy.rules import Rules
 from fastrouter.telemetry import access_log
 from fastrouter.telemetry.access_log import NO_SUBJECT, AccessLog
 from fastrouter.telemetry.outcome import Outcome
@@ -26,7 +27,7 @@ LIMIT = 10.0
 
 def subject(path: str = "/execute") -> str:
     raw = f"POST {path} HTTP/1.1\r\nHost: a\r\nX-Sandbox-ID: box\r\n\r\n"
-    return plan_request(raw.encode("latin-1"), "cluster.local").log_subject
+    return plan_request(raw.encode("latin-1"), Rules()).log_subject
 
 
 def outcome(**facts: object) -> Outcome:

@@ -105,9 +105,10 @@ def test_a_bare_lf_is_one_without_its_cr(data: bytes, at: int) -> None:
     assert BARE_LF.search(data.replace(b"\r", b"").replace(b"\n", b"\r\n")) is None
 
 
-def test_hop_by_hop_fields_are_those_of_rfc_9110_and_proxy_connection() -> None:
+def test_hop_by_hop_fields_are_those_of_rfc_9110_and_two_more() -> None:
     assert {
         b"connection",
+        b"http2-settings",
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authorization",

@@ -301,7 +301,6 @@ class TestResponse:
             head(b"Transfer-Encoding: gzip", start=b"HTTP/1.1 200 OK", host=b""),
             head(*[b"A: b"] * 257, start=b"HTTP/1.1 200 OK", host=b""),
             head(*[b"A: " + b"x" * 1021] * 65, start=b"HTTP/1.1 200 OK", host=b""),
-            head(start=b"HTTP/1.1 101 Switching Protocols", host=b""),
         ],
         ids=lambda raw: repr(raw[:60]),
     )

@@ -1,0 +1,24 @@
+"""What the settings decide about every request: plain values, constant for a process."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Rules(NamedTuple):
+    """Handed to the plan of every request; names of fields are lower case."""
+
+    cluster_domain: str = "cluster.local"
+    longest_timeout: float = 180.0
+    """Cap of ``X-Sandbox-Timeout``, seconds."""
+    credentials: bytes = b"authorization"
+    """The field that carries the router's token."""
+    drops: frozenset[bytes] = frozenset({b"authorization"})
+    """Fields with credentials that are not for the sandbox."""
+    honour_pod_ip: bool = False
+    trusts_proxies: bool = False
+    """Whether any peer's ``X-Forwarded-*`` may count."""
+    upgrades: frozenset[bytes] = frozenset({b"websocket"})
+    """Protocols that a request may upgrade to."""
+    forward_origin: bool = False
+    """Whether ``Origin`` of an upgrade goes on."""
