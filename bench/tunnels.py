@@ -11,11 +11,10 @@ import asyncio
 import os
 import statistics
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -29,7 +28,8 @@ HEADS_END: Final = b"\r\n\r\n"
 IDLE: Final = 2000
 WARM: Final = 20
 ROUNDS: Final = 5
-WINDOW: Final = 8  # frames under way in each of the tunnels
+TUNNELS: Final = 8
+WINDOW: Final = 4  # frames under way in each tunnel
 
 
 class Echo(asyncio.Protocol):
@@ -41,8 +41,7 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer the head once, then echo."""
@@ -59,9 +58,9 @@ async def child(*words: str, **environ: str) -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *words, env={**os.environ, **environ}, stdout=asyncio.subprocess.PIPE
     )
-    assert process.stdout is not None
-    await process.stdout.readline()  # it says that it listens
-    drain = asyncio.ensure_future(process.stdout.read())
+    output = cast(asyncio.StreamReader, process.stdout)
+    await output.readline()  # it says that it listens
+    drain = asyncio.ensure_future(output.read())
     try:
         yield process.pid
     finally:
@@ -70,13 +69,18 @@ async def child(*words: str, **environ: str) -> AsyncIterator[int]:
         await drain
 
 
-async def open_tunnel(port: int, sandbox_port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Upgrade one connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**21)
-    writer.write(
+def upgrade(sandbox_port: int) -> bytes:
+    """Return the request that asks for a tunnel."""
+    return (
         b"GET / HTTP/1.1\r\nHost: bench\r\nX-Sandbox-ID: echo\r\nX-Sandbox-Port: %d\r\n"
         b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % sandbox_port
     )
+
+
+async def open_tunnel(port: int, sandbox_port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Upgrade one connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(upgrade(sandbox_port))
     head = await reader.readuntil(HEADS_END)
     if not head.startswith(b"HTTP/1.1 101 "):
         raise RuntimeError(head.decode("latin-1"))
@@ -101,22 +105,58 @@ async def idle_cost(port: int, sandbox_port: int, pid: int) -> float:
     return cost
 
 
-async def throughput(port: int, sandbox_port: int, seconds: float, tunnels: int = 8) -> float:
-    """Return the MB/s of echoed frames over several tunnels."""
-    moved = 0
-    ends_at = time.monotonic() + seconds
+class Pump(asyncio.Protocol):
+    """The client of one tunnel: keeps a few frames under way, counts what comes back."""
 
-    async def pump() -> None:
-        nonlocal moved
-        reader, writer = await open_tunnel(port, sandbox_port)
-        writer.write(FRAME * WINDOW)
-        while time.monotonic() < ends_at:
-            moved += len(await reader.readexactly(len(FRAME)))
-            writer.write(FRAME)
-        writer.close()
+    def __init__(self, sandbox_port: int) -> None:
+        self._upgrade = upgrade(sandbox_port)
+        self._switched = False
+        self._owed = 0
+        self._transport: asyncio.Transport
+        self.moved = 0
 
-    await asyncio.gather(*(pump() for _ in range(tunnels)))
-    return moved / seconds / 1e6
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the switch."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._upgrade)
+
+    def data_received(self, data: bytes) -> None:
+        """Send a frame for each that has come back."""
+        if not self._switched:
+            self._switched = True
+            self._transport.write(FRAME * WINDOW)
+            return
+        self.moved += len(data)
+        self._owed += len(data)
+        while self._owed >= len(FRAME):
+            self._owed -= len(FRAME)
+            self._transport.write(FRAME)
+
+    def stop(self) -> None:
+        """End the tunnel."""
+        self._transport.abort()
+
+
+async def throughput(port: int, sandbox_port: int, seconds: float, pid: int) -> tuple[float, float]:
+    """Return the MB/s of echoed frames over several tunnels, and the CPU microseconds per MB of `pid`."""
+    loop = asyncio.get_running_loop()
+    pumps = []
+    for _ in range(TUNNELS):
+        _, pump = await loop.create_connection(lambda: Pump(sandbox_port), "127.0.0.1", port)
+        pumps.append(pump)
+    await asyncio.sleep(seconds / 4)  # the start is no steady state
+    began, moved = cpu_seconds(pid), sum(pump.moved for pump in pumps)
+    await asyncio.sleep(seconds)
+    spent, moved = cpu_seconds(pid) - began, sum(pump.moved for pump in pumps) - moved
+    for pump in pumps:
+        pump.stop()
+    return moved / seconds / 1e6, spent * 1e6 / (moved / 1e6)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def main(seconds: float) -> None:
@@ -136,15 +176,21 @@ async def main(seconds: float) -> None:
             )
         )
         listen, upstream = f"127.0.0.1:{ports['relay']}", f"127.0.0.1:{sandbox_port}"
-        await stack.enter_async_context(child("bench.relay", "--listen", listen, "--upstream", upstream))
-        print(f"{IDLE} idle tunnels: {await idle_cost(ports['router'], sandbox_port, router):.1f} MB")
-        rounds: dict[str, list[float]] = {name: [] for name in ports}
+        relay = await stack.enter_async_context(
+            child("bench.relay", "--listen", listen, "--upstream", upstream)
+        )
+        pids = {"router": router, "relay": relay}
+        cost = await idle_cost(ports["router"], sandbox_port, router)
+        print(f"{IDLE} idle tunnels: {cost:.1f} MB")
+        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in ports}
         for _ in range(ROUNDS):
             for name, port in ports.items():
-                rounds[name].append(await throughput(port, sandbox_port, seconds))
-        medians = {name: statistics.median(figures) for name, figures in rounds.items()}
-        ratio = medians["router"] / medians["relay"]
-        print(f"64 KiB frames, MB/s: router {medians['router']:.0f}, relay {medians['relay']:.0f}, {ratio:.2f}")
+                rounds[name].append(await throughput(port, sandbox_port, seconds, pids[name]))
+        for index, unit in enumerate(("MB/s", "CPU us/MB")):
+            medians = {name: statistics.median(row[index] for row in rows) for name, rows in rounds.items()}
+            shown = ", ".join(f"{name} {median:.0f}" for name, median in medians.items())
+            ratio = medians["router"] / medians["relay"]
+            print(f"64 KiB frames, {unit}: {shown}, ratio {ratio if index == 0 else 1 / ratio:.2f}")
 
 
 if __name__ == "__main__":

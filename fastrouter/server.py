@@ -185,7 +185,7 @@ def rules_of(settings: Settings) -> Rules:
     return Rules(
         cluster_domain=settings.cluster_domain,
         longest_timeout=settings.proxy_timeout,
-        credentials=credentials,
+        credentials=credentials if settings.auth_token else b"",
         drops=frozenset(drops),
         honour_pod_ip=settings.honours_pod_ip,
         trusts_proxies=bool(settings.trusted_proxies),

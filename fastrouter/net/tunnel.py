@@ -77,9 +77,13 @@ class Direction(Pipe):
 
     def feed(self, data: bytes) -> None:
         """Pass bytes on, then let the tunnel see what they were."""
-        if not self.stopped:
-            super().feed(data)
-            self._fed(self)
+        if self.stopped or self.source.pipe is not self:
+            return
+        # Less than a body's pipe does: raw bytes have no end of their own, no backlog, and no faults.
+        out = self.body.feed(data)
+        if out:
+            self.sink.write(out)
+        self._fed(self)
 
     def stop(self) -> None:
         """Pass nothing on any more, not even the end; drop what comes."""

@@ -106,6 +106,8 @@ def plan_response(raw: bytes) -> ResponsePlan:
 
 
 def _credentials(head: RequestHead, rules: Rules) -> bytes | None:
+    if not rules.credentials:
+        return None
     found = set(values(head.fields, rules.credentials))
     return found.pop() if len(found) == 1 else None
 

@@ -11,8 +11,8 @@ class Rules(NamedTuple):
     cluster_domain: str = "cluster.local"
     longest_timeout: float = 180.0
     """Cap of ``X-Sandbox-Timeout``, seconds."""
-    credentials: bytes = b"authorization"
-    """The field that carries the router's token."""
+    credentials: bytes = b""
+    """The field that carries the router's token; empty where none is asked for."""
     drops: frozenset[bytes] = frozenset({b"authorization"})
     """Fields with credentials that are not for the sandbox."""
     honour_pod_ip: bool = False
