@@ -74,7 +74,8 @@ class Exchange:
         self._owner = owner
         self._pool = owner.pool
         self._tunnels = owner.tunnels
-        self._token = owner.settings.auth_token.encode("utf-8")
+        # A token in the environment need not be UTF-8: os.environ hands such bytes on as surrogates.
+        self._token = owner.settings.auth_token.encode("utf-8", "surrogateescape")
         self._peer = peer
         self._peer_line = peer.encode("ascii") + b"\r\n\r\n"
         self._trusted = is_trusted(peer, owner.settings.trusted_proxies)
@@ -243,6 +244,8 @@ class Exchange:
         limits = self._tunnels.limits
         self.tunnel = Tunnel(self._client, upstream, limits, self._response_ended, frames=frames)
         self.tunnel.open(time.monotonic())
+        if self.is_last:
+            self.tunnel.shut_down()  # the shutdown began while the sandbox thought about it
 
     def _begin_response(self, upstream: Upstream, response: ResponsePlan) -> None:
         """Send the head and what has come of the body; where more is to come, a pipe sends the rest."""

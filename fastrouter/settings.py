@@ -9,7 +9,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
@@ -51,7 +51,7 @@ class Settings:
     client_keepalive: float = 650.0
     shutdown_grace: float = 30.0
     access_log: bool = True
-    auth_token: str = ""
+    auth_token: str = field(default="", repr=False)
     auth_header: str = "Authorization"
     allow_unauthenticated: bool | None = None
     forward_authorization: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import resource
 import signal
 import socket
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fastrouter import __version__
+from fastrouter import __version__, supervisor
 from fastrouter.demo.dns import DnsServer
 from tests.processes import RouterProcess, router_process
 from tests.support import (
@@ -91,6 +92,10 @@ class TestStart:
                 assert resource.prlimit(router.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    async def test_a_c_library_without_mallopt_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+        supervisor.keep_freed_memory()
 
     async def test_a_taken_port_is_exit_code_1_and_one_line(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -22,7 +22,6 @@ from fastrouter.telemetry.access_log import NO_SUBJECT
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
-from fastrouter.wire.websocket import GOING_AWAY
 
 if TYPE_CHECKING:
     from fastrouter.net.pool import Pool
@@ -264,7 +263,7 @@ class Downstream(Inbound):
         """Let the exchange under way be the last one, and a tunnel end: the router shuts down."""
         self._exchange.is_last = True
         if self._exchange.tunnel is not None:
-            self._exchange.tunnel.close(GOING_AWAY, "the router is shutting down")
+            self._exchange.tunnel.shut_down()
 
     def leave(self) -> None:
         """End the connection for the router's own reasons; what is unfinished is cut off."""

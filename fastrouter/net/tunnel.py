@@ -157,6 +157,10 @@ class Tunnel:
             if not self._frames:
                 self._ended()
 
+    def shut_down(self) -> None:
+        """End it because the router ends."""
+        self.close(GOING_AWAY, "the router is shutting down")
+
     def _fed(self, direction: Direction) -> None:
         """See whether what just passed made a message too long, or ended the frame that a close waits for."""
         if self._closing is not None:

@@ -40,8 +40,13 @@ ROUTING_NAMES: Final = frozenset(ROUTING_HEADERS)
 _LABEL: Final = re.compile(rb"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _DECIMAL: Final = re.compile(rb"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _TIMEOUT: Final = frozenset({b"x-sandbox-timeout"})
-# IPv4-mapped, IPv4-compatible, and NAT64 addresses end in an IPv4 address.
-_CARRIERS: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96")))
+# IPv4-mapped, IPv4-compatible, IPv4-translated, and NAT64 addresses end in an IPv4 address.
+_CARRIERS: Final = tuple(
+    map(
+        ipaddress.IPv6Network,
+        ("::ffff:0:0/96", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"),
+    )
+)
 _DIGITS: Final = re.compile(rb"0*([0-9]{1,5})")
 
 
@@ -105,7 +110,7 @@ def pod_address(value: bytes) -> str:
     """Return the address of ``X-Sandbox-Pod-IP`` in its plain form; raise ``RouterError`` (400).
 
     Addresses that lead to the router itself, its node or many hosts are refused, also behind the IPv6 forms
-    that carry an IPv4 address (RFC 4291 2.5.5, RFC 6052 2.1).
+    that carry an IPv4 address (RFC 4291 2.5.5, RFC 2765 2.1, RFC 6052 2.1, RFC 8215).
     """
     text = value.decode("latin-1")
     bracketed = text.startswith("[") and text.endswith("]")

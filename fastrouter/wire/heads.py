@@ -116,9 +116,7 @@ def parse_request(raw: bytes) -> RequestHead:
     _check_raw(raw)
     if raw.find(b"\r\n") > MAX_REQUEST_LINE:
         raise MalformedMessageError("request line too long", _long_line(raw))
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-    event = _read(connection, raw)
-    assert isinstance(event, h11.Request)  # noqa: S101 - the head was whole
+    event = _request(raw)
     fields = _fields(event)
     http11 = event.http_version == b"1.1"
     stated = select(fields, _STATED)
@@ -163,13 +161,37 @@ def parse_response(raw: bytes) -> ResponseHead:
     )
 
 
+def _request(raw: bytes) -> h11.Request:
+    """Give h11 a head that has passed the strict grammar, cut where the grammar cuts it.
+
+    h11 checks names, values, lengths, codings and Host again. Its connection would cut the bytes once more,
+    and keep a state that one request has no use for: 40 % of the time (docs/decisions/0006).
+    """
+    first, *lines = raw[: -len(END)].split(b"\r\n")
+    method, target, version = first.split(b" ")
+    cut = [line.partition(b":") for line in lines]
+    try:
+        return h11.Request(
+            method=method,
+            target=target,
+            headers=[(name, value.strip(b" \t")) for name, _, value in cut],
+            http_version=version[-3:],
+        )
+    except h11.LocalProtocolError as error:
+        raise _malformed(error) from error
+
+
 def _read(connection: h11.Connection, raw: bytes) -> object:
     connection.receive_data(raw)
     try:
         return connection.next_event()
     except h11.RemoteProtocolError as error:
-        unsupported = error.error_status_hint == UNSUPPORTED_CODING.status
-        raise MalformedMessageError(str(error), UNSUPPORTED_CODING if unsupported else BAD_REQUEST) from error
+        raise _malformed(error) from error
+
+
+def _malformed(error: h11.ProtocolError) -> MalformedMessageError:
+    unsupported = error.error_status_hint == UNSUPPORTED_CODING.status
+    return MalformedMessageError(str(error), UNSUPPORTED_CODING if unsupported else BAD_REQUEST)
 
 
 def _fields(event: h11.Request | h11.Response | h11.InformationalResponse) -> Fields:
