@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -82,11 +83,11 @@ class AccessLog:
     def close(self) -> None:
         """Write what is buffered and end the thread; waits at most a second for a reader that stopped."""
         self.flush()
-        try:
+        with contextlib.suppress(queue.Full):
             self._batches.put(None, timeout=1.0)
-        except queue.Full:
-            _log.warning("the access log is not being read: lines are lost", extra={"dropped": self.dropped})
         self._writer.join(timeout=1.0)
+        if self._writer.is_alive():
+            _log.warning("the access log is not being read: lines are lost", extra={"dropped": self.dropped})
 
     def _write(self) -> None:
         told = 0

@@ -156,6 +156,7 @@ class TestPipelining:
         client.writer.write(one * 60)
         await eventually(lambda: only_connection(router).reading_paused)
         assert len(only_connection(router).buffer) <= MAX_UNREAD + ONE_READ
+        await eventually(lambda: bool(box.visits))
         release.set()
         await box.visits[0].send(ok(b"first"))
         assert (await client.response())[1] == b"first"
