@@ -11,27 +11,9 @@ import pytest
 
 from fastrouter.settings import Settings, load
 from fastrouter.telemetry.logs import JsonFormatter
-from tests.shim import BOX, OK, SETTINGS, MockBackend, Shim, raw_request
+from tests.attacking import ALLOWED, OPEN, TOKEN, UPGRADE, raw, status_and_sent
+from tests.shim import BOX, OK, MockBackend, Shim, raw_request
 from tests.support import always, ok, request, stage
-
-TOKEN = replace(SETTINGS, auth_token="secret")
-OPEN = replace(SETTINGS, allow_unauthenticated=True)
-ALLOWED = b"Authorization: Bearer secret"
-UPGRADE = (b"Connection: Upgrade", b"Upgrade: websocket")
-
-
-def raw(*lines: bytes, target: bytes = b"/", behind: bytes = b"") -> bytes:
-    """Return a request for `box` with these field lines, exactly as they are."""
-    head = (b"GET %b HTTP/1.1" % target, b"Host: router", b"X-Sandbox-ID: box", *lines, b"", behind)
-    return b"\r\n".join(head)
-
-
-async def status_and_sent(data: bytes, settings: Settings) -> tuple[int, bytes]:
-    backend = MockBackend(OK)
-    async with Shim(settings=settings, backend=backend) as shim:
-        client = shim.connect()
-        client.send(data)
-        return (await client.response()).status, backend.sent
 
 
 class TestToken:

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 
 import pytest
 
+from tests.attacking import ALLOWED, OPEN, UPGRADE, raw, status_and_sent
 from tests.support import Client, ScriptedSandbox, Stage, Visit, always, eventually, ok, request, stage
-from tests.test_attacks import ALLOWED, OPEN, UPGRADE, raw, status_and_sent
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -16,15 +16,24 @@ SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade:
 class TestShares:
     """A client must not get more than its share of tunnels by what it says of itself."""
 
-    @pytest.mark.parametrize("trusted", [(), (ip_network("127.0.0.0/8"),)])
-    async def test_a_forged_chain_is_no_second_client(self, trusted: tuple[object, ...]) -> None:
+    @pytest.mark.parametrize(
+        ("trusted", "chain"),
+        [
+            ((), b"203.0.113.%d"),
+            ((ip_network("10.0.0.0/8"),), b"203.0.113.%d"),
+            # What a proxy adds is the rightmost hop, whatever its client wrote before.
+            ((ip_network("127.0.0.0/8"),), b"10.0.0.%d, 203.0.113.5"),
+            ((ip_network("127.0.0.0/8"),), b"%d, 203.0.113.5, 127.0.0.9"),
+        ],
+    )
+    async def test_a_forged_chain_is_no_second_client(
+        self, trusted: tuple[object, ...], chain: bytes
+    ) -> None:
         async with stage(websocket_max_per_client=1, trusted_proxies=trusted) as router:
             box = await router.sandbox(switch_and_wait)
             for number in range(3):
-                # What a proxy adds is the rightmost hop, whatever its client wrote before.
-                chain = b"X-Forwarded-For: 10.0.0.%d, 203.0.113.5" % number
                 client = await router.client()
-                await client.send(request(box, *UPGRADE, chain))
+                await client.send(request(box, *UPGRADE, b"X-Forwarded-For: " + chain % number))
                 assert (await client.head())[9:12] == (b"429" if number else b"101")
 
     async def test_clients_behind_one_proxy_are_several(self) -> None:
