@@ -166,7 +166,7 @@ class Exchange:
                 while not self._done:
                     await lease.connection.changed()
             except RouterError as error:
-                if self.tunnel is not None and lease.connection.eof:
+                if self.tunnel is not None and self.tunnel.has_last_word:
                     return False  # the sandbox had ended its half: the loss of the rest is the end
                 if not (replayable and _went_stale(lease, error)):
                     raise
@@ -201,6 +201,8 @@ class Exchange:
             Pipe(self._client, upstream, self._open_body(), _nothing, self._client_failed).attach()
         if upstream.buffer:
             self._response_came()  # it spoke before it was asked: nothing more may come to wake anyone
+            if upstream.eof and upstream.pipe is not None:
+                upstream.pipe.eof()  # it has ended as well, when nobody was there to be told
 
     def _response_came(self) -> None:
         """Take response heads as they come, the informational ones first (RFC 9110 15.2).
@@ -236,11 +238,14 @@ class Exchange:
         protocols = [value.strip().lower() for value in values(response.head.fields, b"upgrade")]
         if not plan.upgrade or protocols != [plan.upgrade.lower()]:
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, "101 for a protocol that was not asked for")
+        if upstream.eof:
+            raise RouterError(UPSTREAM_CLOSED, "switched before it was asked, and closed")
         upstream.listener = _nothing
         self._outcome.status = response.head.status
         self._keep = False
         self._client.write(rewrite.switching_head(response.head))
         frames = plan.upgrade.lower() == b"websocket"
+        self.ends_by_close = not frames  # a WebSocket says itself where it ends
         limits = self._tunnels.limits
         self.tunnel = Tunnel(self._client, upstream, limits, self._response_ended, frames=frames)
         self.tunnel.open(time.monotonic())

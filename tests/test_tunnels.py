@@ -13,6 +13,7 @@ from websockets.asyncio.server import Server, ServerConnection
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
+from bench.serving import raise_file_limit
 from tests.support import LIMIT, Client, ScriptedSandbox, Stage, Visit, always, eventually, ok, request, stage
 
 Talk = Callable[[ServerConnection], Awaitable[None]]
@@ -76,6 +77,18 @@ class TestMessages:
             assert await connection.recv() == b"a" * 70000 + b"b"
             await asyncio.wait_for(await connection.ping(b"payload"), LIMIT)
 
+    async def test_pings_of_the_sandbox_are_answered_by_the_client(self) -> None:
+        async def ping(connection: ServerConnection) -> None:
+            await asyncio.wait_for(await connection.ping(b"payload"), LIMIT)
+            await connection.close(4000)
+
+        async with (
+            stage() as router,
+            sandbox(router, ping, ping_interval=None) as port,
+            connect(router, port, ping_interval=None) as connection,
+        ):
+            assert await closed(connection) == (4000, "")
+
     async def test_close_codes_pass_both_ways(self) -> None:
         ends: list[int | None] = []
 
@@ -99,6 +112,7 @@ class TestMessages:
         assert [(line["status"], line["error"]) for line in lines] == [(101, None), (101, None)]
 
     async def test_a_thousand_tunnels_at_once(self) -> None:
+        raise_file_limit()  # four ends of each are in this process
         async with stage(websocket_max_per_client=0) as router, sandbox(router) as port:
             tunnels = await asyncio.gather(*(connect(router, port, compression=None) for _ in range(1000)))
             assert len(asyncio.all_tasks()) < 6000
@@ -263,6 +277,28 @@ class TestRawBytes:
 
 
 class TestOrdinary:
+    @pytest.mark.parametrize(
+        ("take", "give", "expected"),
+        [
+            (b"X-Sandbox-ID: box", b"X-Other: box", (400, "missing_sandbox_id")),
+            (b"Bearer secret", b"Bearer guess", (401, "invalid_token")),
+            (b"Authorization", b"X-Other", (401, "missing_token")),
+            (b"X-Sandbox-ID: box", b"X-Sandbox-ID: nobody", (502, "dns_not_found")),
+        ],
+    )
+    async def test_refusals_are_ordinary_replies_on_a_connection_that_goes_on(
+        self, take: bytes, give: bytes, expected: tuple[int, str]
+    ) -> None:
+        async with stage(auth_token="secret") as router:
+            box = await router.sandbox(always(SWITCHED))
+            client = await router.client()
+            upgrade = request(box, *UPGRADE, b"Authorization: Bearer secret")
+            await client.send(upgrade.replace(take, give))
+            assert (await client.error())[::2] == expected
+            assert not box.visits
+            await client.send(upgrade)
+            assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+
     async def test_an_answer_other_than_101_is_an_ordinary_response(self) -> None:
         async with stage() as router:
             box = await router.sandbox(always(ok(b"no")))

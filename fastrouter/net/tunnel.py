@@ -157,6 +157,13 @@ class Tunnel:
             if not self._frames:
                 self._ended()
 
+    @property
+    def has_last_word(self) -> bool:
+        """True once all that the sandbox had to say has come: the loss of its connection is no fault then."""
+        meter = self.down.body
+        said = self.down.over or self._closing is not None
+        return said or (isinstance(meter, FrameMeter) and meter.closed and meter.at_boundary)
+
     def shut_down(self) -> None:
         """End it because the router ends."""
         self.close(GOING_AWAY, "the router is shutting down")

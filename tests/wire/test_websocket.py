@@ -102,3 +102,13 @@ def test_a_close_frame_is_the_librarys() -> None:
     assert masked[:6] == bytes([0x88, 0x80 | 17]) + mask
     plain = bytes(byte ^ mask[index % 4] for index, byte in enumerate(masked[6:]))
     assert plain == b"\x03\xf1message too big"
+
+
+@pytest.mark.parametrize("size", [0, 125])
+@pytest.mark.parametrize("opcode", range(16))
+def test_every_opcode_passes_even_those_that_mean_nothing_yet(opcode: int, size: int) -> None:
+    data = bytes([0x80 | opcode, size]) + bytes(size)
+    for feed in (FrameMeter.feed, in_bytes):
+        meter = FrameMeter()
+        assert feed(meter, data + data[:1]) == data
+        assert (meter.at_boundary, meter.closed) == (True, opcode == 8)
