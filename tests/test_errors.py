@@ -96,3 +96,13 @@ def test_a_malformed_message_is_a_bad_request_unless_told_otherwise() -> None:
     assert MalformedMessageError("x").cause is errors.BAD_REQUEST
     assert MalformedMessageError("x", errors.UNSUPPORTED_CODING).cause is errors.UNSUPPORTED_CODING
     assert TruncatedMessageError("x").cause is errors.BAD_REQUEST
+
+
+def test_an_error_that_is_raised_again_says_the_same_and_carries_no_old_traceback() -> None:
+    try:
+        raise RouterError(errors.DUPLICATE_HEADER, "twice", header="X-Sandbox-Port")
+    except RouterError as error:
+        first, fresh = error, error.again()
+    assert fresh is not first
+    assert (fresh.cause, fresh.note, fresh.detail("")) == (first.cause, "twice", first.detail(""))
+    assert fresh.__traceback__ is None

@@ -12,10 +12,11 @@ from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import PoolKey, Target
 
 
-def plan(start: bytes, *lines: bytes, domain: str = "cluster.local") -> RequestPlan:
-    return plan_request(
-        b"\r\n".join([start + b" HTTP/1.1", b"Host: router", *lines, b"", b""]), Rules(domain)
-    )
+def plan(
+    start: bytes, *lines: bytes, domain: str = "cluster.local", rules: Rules | None = None
+) -> RequestPlan:
+    raw = b"\r\n".join([start + b" HTTP/1.1", b"Host: router", *lines, b"", b""])
+    return plan_request(raw, rules or Rules(domain))
 
 
 BOX = b"X-Sandbox-ID: box"
@@ -92,6 +93,95 @@ class TestRequest:
         assert plan(b"POST /").usual_reply
         assert not plan(b"HEAD /").usual_reply
         assert not plan_request(b"GET / HTTP/1.0\r\n\r\n", Rules()).usual_reply
+
+    def test_the_address_of_a_pod_counts_where_the_rules_say_so(self) -> None:
+        lines = (BOX, b"X-Sandbox-Pod-IP: 10.1.2.3")
+        honoured = plan(b"GET /", *lines, rules=Rules(honour_pod_ip=True)).target
+        ignored = plan(b"GET /", *lines).target
+        assert isinstance(honoured, Target)
+        assert isinstance(ignored, Target)
+        assert (honoured.host, ignored.host) == ("10.1.2.3", "box.default.svc.cluster.local")
+
+
+CHAIN = (b"X-Forwarded-For: 1.1.1.1", b"x-forwarded-for: 2.2.2.2")
+TOKEN = Rules(credentials=b"x-token")
+SOCKET = (b"Connection: Upgrade", b"Upgrade: h2c, WebSocket")
+
+
+class TestForwarded:
+    def test_the_chain_of_a_proxy_is_planned_for_where_any_is_trusted(self) -> None:
+        found = plan(b"GET /", BOX, *CHAIN, rules=Rules(trusts_proxies=True))
+        assert found.trusted_head.endswith(b"X-Forwarded-For: 1.1.1.1, 2.2.2.2, ")
+        assert found.upstream_head.endswith(b"X-Forwarded-For: ")
+        assert found.forwarded_for == b"1.1.1.1,2.2.2.2"
+
+    def test_nothing_of_it_is_kept_where_none_is(self) -> None:
+        found = plan(b"GET /", BOX, *CHAIN)
+        assert (found.trusted_head, found.forwarded_for) == (b"", b"")
+
+
+class TestCredentials:
+    @pytest.mark.parametrize(
+        ("lines", "credentials"),
+        [
+            ((), None),
+            ((b"X-Token: Bearer a",), b"Bearer a"),
+            ((b"X-Token: Bearer a", b"x-token: Bearer a"), b"Bearer a"),
+            ((b"X-Token: Bearer a", b"x-token: Bearer b"), None),
+            ((b"Authorization: Bearer a",), None),
+        ],
+    )
+    def test_they_are_what_is_said_in_one_way(
+        self, lines: tuple[bytes, ...], credentials: bytes | None
+    ) -> None:
+        assert plan(b"GET /", BOX, *lines, rules=TOKEN).credentials == credentials
+
+    def test_nobody_looks_for_them_where_no_token_is_set(self) -> None:
+        assert plan(b"GET /", BOX, b"Authorization: Bearer a").credentials is None
+
+
+class TestTimeout:
+    @pytest.mark.parametrize(
+        ("lines", "timeout", "fault"),
+        [
+            ((), None, None),
+            ((b"X-Sandbox-Timeout: 2.5",), 2.5, None),
+            ((b"X-Sandbox-Timeout: 99",), 10.0, None),
+            ((b"X-Sandbox-Timeout: soon",), None, "soon"),
+        ],
+    )
+    def test_it_is_capped_and_its_fault_is_kept_for_the_log(
+        self, lines: tuple[bytes, ...], timeout: float | None, fault: str | None
+    ) -> None:
+        found = plan(b"GET /", BOX, *lines, rules=Rules(longest_timeout=10.0))
+        assert (found.timeout, found.timeout_fault) == (timeout, fault)
+
+
+class TestUpgrade:
+    def test_the_first_offered_protocol_that_is_allowed_is_asked_for_as_it_was_written(self) -> None:
+        found = plan(b"GET /", BOX, *SOCKET)
+        assert found.upgrade == b"WebSocket"
+        assert b"\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n" in found.upstream_head
+
+    @pytest.mark.parametrize(
+        ("start", "lines"),
+        [
+            (b"GET /", (b"Connection: Upgrade", b"Upgrade: h2c")),
+            (b"GET /", (b"Connection: Upgrade", b"Upgrade: websocket/13")),
+            (b"GET /", (b"Connection: Upgrade",)),
+            (b"GET /", (b"Upgrade: websocket",)),
+            (b"POST /", (*SOCKET, b"Content-Length: 1")),
+            (b"POST /", (*SOCKET, b"Transfer-Encoding: chunked")),
+        ],
+    )
+    def test_anything_else_is_an_ordinary_request(self, start: bytes, lines: tuple[bytes, ...]) -> None:
+        found = plan(start, BOX, *lines)
+        assert found.upgrade == b""
+        assert b"pgrade" not in found.upstream_head
+
+    def test_http_1_0_cannot_upgrade(self) -> None:
+        raw = b"\r\n".join([b"GET / HTTP/1.0", BOX, *SOCKET, b"", b""])
+        assert plan_request(raw, Rules()).upgrade == b""
 
 
 def logged(found: RequestPlan) -> dict[str, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastrouter.policy import rewrite
+from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import ROUTING_HEADERS, resolve_target
 from fastrouter.wire.heads import parse_request, parse_response
 
@@ -144,6 +145,95 @@ class TestRequest:
 
     def test_the_head_ends_where_the_address_of_the_peer_begins(self) -> None:
         assert upstream()[-1] == b"X-Forwarded-For: "
+
+    @pytest.mark.parametrize(
+        ("drops", "kept"),
+        [
+            (frozenset[bytes](), [b"Authorization: Bearer users", b"X-Router-Authorization: Bearer x"]),
+            (frozenset({b"x-router-authorization"}), [b"Authorization: Bearer users"]),
+            (frozenset({b"authorization"}), [b"X-Router-Authorization: Bearer x"]),
+        ],
+    )
+    def test_the_rules_tell_which_credentials_stop_here(
+        self, drops: frozenset[bytes], kept: list[bytes]
+    ) -> None:
+        lines = (b"Authorization: Bearer users", b"X-Router-Authorization: Bearer x")
+        assert written(*lines, rules=Rules(drops=drops))[2:-3] == kept
+
+
+def written(
+    *lines: bytes, rules: Rules | None = None, trusted: bool = False, upgrade: bytes = b""
+) -> list[bytes]:
+    """Return the lines of the head for the sandbox, of a request with something special about it."""
+    head = parse_request(b"\r\n".join([b"GET / HTTP/1.1", *ROUTE, *lines, b"", b""]))
+    target = resolve_target(head.fields, "cluster.local")
+    raw = rewrite.request_head(head, target, rules or Rules(), trusted=trusted, upgrade=upgrade)
+    return raw.split(b"\r\n")
+
+
+class TestForwarded:
+    def test_what_a_trusted_proxy_says_is_kept_and_its_chain_goes_on(self) -> None:
+        claims = (
+            b"X-Forwarded-For: 1.1.1.1, 2.2.2.2",
+            b"X-Forwarded-Proto: https",
+            b"X-Forwarded-Host: public.example",
+            b"x-forwarded-for: ",
+            b"x-forwarded-for: 3.3.3.3",
+        )
+        assert written(*claims, trusted=True)[2:] == [
+            b"X-Forwarded-Proto: https",
+            b"X-Forwarded-Host: public.example",
+            b"X-Forwarded-For: 1.1.1.1, 2.2.2.2, 3.3.3.3, ",
+        ]
+
+    def test_a_trusted_proxy_that_says_nothing_leaves_it_to_the_router(self) -> None:
+        assert tuple(written(trusted=True)[2:]) == FORWARDED
+
+    def test_of_two_claims_the_first_counts(self) -> None:
+        claims = (b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: x", b"X-Forwarded-Host: a")
+        lines = written(*claims, b"X-Forwarded-Host: b", trusted=True)
+        assert lines[2:4] == [b"X-Forwarded-Proto: https", b"X-Forwarded-Host: a"]
+
+
+UPGRADE = (b"Connection: keep-alive, Upgrade, X-Mine", b"X-Mine: 1", b"Upgrade: h2c, WebSocket")
+
+
+class TestUpgrade:
+    def test_the_chosen_protocol_is_asked_for_and_nothing_else_of_the_hop_goes_on(self) -> None:
+        lines = written(*UPGRADE, b"Sec-WebSocket-Key: x", upgrade=b"WebSocket")
+        assert lines[2:-3] == [b"Sec-WebSocket-Key: x", b"Connection: Upgrade", b"Upgrade: WebSocket"]
+
+    @pytest.mark.parametrize("forward_origin", [False, True])
+    def test_origin_stops_here_unless_told(self, forward_origin: bool) -> None:
+        lines = written(
+            *UPGRADE, b"Origin: http://a", rules=Rules(forward_origin=forward_origin), upgrade=b"websocket"
+        )
+        assert (b"Origin: http://a" in lines) is forward_origin
+
+    def test_origin_of_an_ordinary_request_goes_on(self) -> None:
+        assert b"Origin: http://a" in written(*UPGRADE, b"Origin: http://a")
+
+    def test_the_switch_is_told_with_the_protocol_and_its_other_fields(self) -> None:
+        lines = (
+            b"HTTP/1.1 101 Changed",
+            b"upgrade: websocket",
+            b"Connection: Upgrade, X-Mine",
+            b"X-Mine: 1",
+            b"Keep-Alive: timeout=5",
+            b"Set-Cookie: a=b",
+            b"Content-Length: 5",
+            b"Sec-WebSocket-Accept: x",
+        )
+        head = parse_response(b"\r\n".join([*lines, b"", b""]))
+        assert rewrite.switching_head(head).split(b"\r\n") == [
+            b"HTTP/1.1 101 Changed",
+            b"upgrade: websocket",
+            b"Set-Cookie: a=b",
+            b"Sec-WebSocket-Accept: x",
+            b"Connection: Upgrade",
+            b"",
+            b"",
+        ]
 
 
 class TestResponse:

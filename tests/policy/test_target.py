@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fastrouter.errors import (
@@ -9,21 +11,27 @@ from fastrouter.errors import (
     INVALID_NAMESPACE,
     INVALID_PORT,
     INVALID_SANDBOX_ID,
+    INVALID_TARGET_IP,
+    INVALID_TARGET_IP_FORMAT,
     MISSING_SANDBOX_ID,
     Cause,
     RouterError,
 )
-from fastrouter.policy.target import ROUTING_HEADERS, PoolKey, Target, resolve_target
+from fastrouter.policy.target import ROUTING_HEADERS, PoolKey, Target, pod_address, resolve_target, timeout_of
+from fastrouter.wire.fields import Fields
 
 Pairs = dict[str, str] | list[tuple[str, str]]
 
 
-def target(pairs: Pairs, cluster_domain: str = "cluster.local") -> Target:
+def fields_of(pairs: Pairs) -> Fields:
     items = pairs.items() if isinstance(pairs, dict) else pairs
-    fields = tuple(
+    return tuple(
         (name.lower().encode("ascii"), name.encode("ascii"), value.encode("latin-1")) for name, value in items
     )
-    return resolve_target(fields, cluster_domain)
+
+
+def target(pairs: Pairs, cluster_domain: str = "cluster.local", *, honour_pod_ip: bool = False) -> Target:
+    return resolve_target(fields_of(pairs), cluster_domain, honour_pod_ip=honour_pod_ip)
 
 
 def fault(pairs: Pairs) -> RouterError:
@@ -150,3 +158,101 @@ def test_keys_differ_by_id_namespace_and_port_and_by_nothing_else() -> None:
         )
     }
     assert len(keys) == 4
+
+
+ADDRESSES = [
+    ("10.1.2.3", "10.1.2.3", b"10.1.2.3:8888"),
+    ("255.255.255.254", "255.255.255.254", b"255.255.255.254:8888"),
+    ("fd00::1", "fd00::1", b"[fd00::1]:8888"),
+    ("[fd00::1]", "fd00::1", b"[fd00::1]:8888"),
+    ("FD00:0:0:0:0:0:0:1", "fd00::1", b"[fd00::1]:8888"),
+    ("64:ff9b::a01:203", "64:ff9b::a01:203", b"[64:ff9b::a01:203]:8888"),
+]
+
+
+@pytest.mark.parametrize(("value", "host", "authority"), ADDRESSES)
+def test_an_address_is_dialled_in_its_plain_form_and_is_the_host(
+    value: str, host: str, authority: bytes
+) -> None:
+    found = target({"X-Sandbox-ID": "box", "X-Sandbox-Pod-IP": value}, honour_pod_ip=True)
+    assert (found.host, found.authority) == (host, authority)
+    assert found.key == PoolKey("box", "default", 8888, host)
+
+
+@pytest.mark.parametrize("value", ["10.1.2.3", "127.0.0.1", "nonsense", ""])
+def test_an_address_that_is_not_honoured_plays_no_part(value: str) -> None:
+    assert target({"X-Sandbox-ID": "box", "X-Sandbox-Pod-IP": value}) == target({"X-Sandbox-ID": "box"})
+
+
+def test_without_an_address_the_name_is_dialled() -> None:
+    assert target({"X-Sandbox-ID": "box"}, honour_pod_ip=True) == target({"X-Sandbox-ID": "box"})
+
+
+def test_an_address_keeps_the_keys_of_sandboxes_apart() -> None:
+    pod = ("X-Sandbox-Pod-IP", "10.1.2.3")
+    keys = {target([("X-Sandbox-ID", name), pod], honour_pod_ip=True).key for name in ("one", "two")}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"box",
+        b"10.1.2",
+        b"10.1.2.256",
+        b"010.1.2.3",
+        b"10.1.2.3:80",
+        b"10.1.2.3/32",
+        b"167838211",
+        b"[10.1.2.3]",
+        b"[fd00::1",
+        b"fd00::1]",
+        b"[]",
+        b"fd00::1::2",
+        b"fd00::1%eth0",
+        b"[fe80::1%1]",
+        b"10.1.2.\xb3",
+    ],
+)
+def test_what_is_no_address_is_malformed(value: bytes) -> None:
+    with pytest.raises(RouterError) as refused:
+        pod_address(value)
+    assert refused.value.cause is INVALID_TARGET_IP_FORMAT
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.255.0.9", "169.254.169.254", "224.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "form", ["{}", "::ffff:{}", "[::ffff:{}]", "::{}", "::ffff:0:{}", "64:ff9b::{}", "64:ff9b:1::{}"]
+)
+def test_an_address_of_a_forbidden_class_is_refused_in_every_form(address: str, form: str) -> None:
+    with pytest.raises(RouterError) as refused:
+        pod_address(form.format(address).encode("ascii"))
+    assert refused.value.cause is INVALID_TARGET_IP
+
+
+@pytest.mark.parametrize("value", [b"::1", b"::", b"fe80::1", b"febf::1", b"ff02::1", b"0:0:0:0:0:0:0:1"])
+def test_an_ipv6_address_of_a_forbidden_class_is_refused(value: bytes) -> None:
+    with pytest.raises(RouterError) as refused:
+        pod_address(value)
+    assert refused.value.cause is INVALID_TARGET_IP
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("59.999", 59.999), ("5.", 5.0), (".5", 0.5), ("007", 7.0), ("180", 180.0), ("180.1", 180.0)],
+)
+def test_a_timeout_is_decimal_seconds_up_to_the_longest(value: str, seconds: float) -> None:
+    assert timeout_of(fields_of({"X-Sandbox-Timeout": value}), 180.0) == seconds
+
+
+def test_an_absent_timeout_is_none() -> None:
+    assert timeout_of((), 180.0) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["", "0", "0.0", "-1", "+1", "1e3", "inf", "nan", "1_0", " 1", ".", "\xb2", "9" * 400]
+)
+def test_what_is_no_time_is_told(value: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(value)}$"):
+        timeout_of(fields_of({"X-Sandbox-Timeout": value}), 180.0)
