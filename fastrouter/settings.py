@@ -5,20 +5,12 @@ The README's table is generated from it (``python -m fastrouter.settings``), and
 
 from __future__ import annotations
 
-import ipaddress
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-_TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
-_FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_DOMAIN: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
-
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from fastrouter import parsers
+from fastrouter.parsers import Network
 
 INSECURE: Final = (
     "ROUTER_AUTH_TOKEN must be set to start the sandbox router securely. "
@@ -99,130 +91,63 @@ class Option:
         return self.variable or self.flag or self.field
 
 
-def _seconds(*, zero: bool) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-            raise ValueError("not a number of seconds" + ("" if zero else " above 0"))
-        return value
-
-    return parse
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError("not a whole number")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    port = _count(text)
-    if port > 65535:  # noqa: PLR2004
-        raise ValueError("not a port")
-    return port
-
-
-def _flag(text: str) -> bool:
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
-    raise ValueError("neither true nor false")
-
-
-def _domain(text: str) -> str:
-    domain = text.strip().strip(".").lower()
-    if not _DOMAIN.fullmatch(domain):
-        raise ValueError("not a domain name")
-    return domain
-
-
-def _servers(text: str) -> tuple[str, ...]:
-    return tuple(_server(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _networks(text: str) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _tokens(text: str) -> tuple[str, ...]:
-    return tuple(_token(part.strip().lower()) for part in text.split(",") if part.strip())
-
-
-def _token(text: str) -> str:
-    if not _TOKEN.fullmatch(text):
-        raise ValueError(f"{text!r} is not a token")
-    return text
-
-
-def _server(text: str) -> str:
-    """Check one ``address``, ``address:port`` or ``[address]:port``."""
-    match = re.fullmatch(
-        r"\[(?P<v6>[^\]]+)\](?::(?P<p6>[0-9]+))?|(?P<v4>[0-9.]+)(?::(?P<p4>[0-9]+))?|(?P<bare>[0-9a-fA-F:.]+)",
-        text,
-    )
-    if match is None:
-        raise ValueError(f"{text!r} is not an address with an optional port")
-    ipaddress.ip_address(match["v6"] or match["v4"] or match["bare"])
-    _port(match["p6"] or match["p4"] or "53")
-    return text
-
-
 OPTIONS: Final = (
     Option("host", str, "Address to listen on.", flag="--host"),
-    Option("port", _port, "Port to listen on; 0 takes a free one.", flag="--port"),
+    Option("port", parsers.port, "Port to listen on; 0 takes a free one.", flag="--port"),
     Option(
         "proxy_timeout",
-        _seconds(zero=False),
+        parsers.seconds(zero=False),
         "Longest silence of an exchange: until the response head, then between bytes in either direction.",
         variable="PROXY_TIMEOUT_SECONDS",
         lenient=True,
     ),
-    Option("cluster_domain", _domain, "The cluster's DNS domain.", variable="CLUSTER_DOMAIN", lenient=True),
+    Option(
+        "cluster_domain", parsers.domain, "The cluster's DNS domain.", variable="CLUSTER_DOMAIN", lenient=True
+    ),
     Option(
         "dns_servers",
-        _servers,
+        parsers.servers,
         "DNS servers, comma-separated, port optional (`10.0.0.10:53`); unset: those of `/etc/resolv.conf`.",
         variable="DNS_SERVERS",
     ),
     Option(
         "dial_retry",
-        _seconds(zero=True),
+        parsers.seconds(zero=True),
         "How long a dial that failed before a byte was sent is tried again; 0: once.",
         variable="DIAL_RETRY_SECONDS",
     ),
     Option(
         "max_keepalive",
-        _count,
+        parsers.count,
         "Idle connections kept per sandbox; 0: a fresh look-up and connection for every request.",
         variable="MAX_KEEPALIVE_CONNECTIONS",
         lenient=True,
     ),
     Option(
         "keepalive_expiry",
-        _seconds(zero=False),
+        parsers.seconds(zero=False),
         "How long an idle connection to a sandbox is kept.",
         variable="KEEPALIVE_EXPIRY_SECONDS",
     ),
     Option(
         "request_head_timeout",
-        _seconds(zero=False),
+        parsers.seconds(zero=False),
         "Time for a client to send a request head.",
         variable="REQUEST_HEAD_TIMEOUT_SECONDS",
     ),
     Option(
         "client_keepalive",
-        _seconds(zero=False),
+        parsers.seconds(zero=False),
         "How long an idle client connection is kept.",
         variable="CLIENT_KEEPALIVE_SECONDS",
     ),
     Option(
         "shutdown_grace",
-        _seconds(zero=True),
+        parsers.seconds(zero=True),
         "How long exchanges may finish after SIGTERM or SIGINT.",
         variable="SHUTDOWN_GRACE_SECONDS",
     ),
-    Option("access_log", _flag, "One line per request on standard output.", variable="ACCESS_LOG"),
+    Option("access_log", parsers.flag, "One line per request on standard output.", variable="ACCESS_LOG"),
     Option(
         "auth_token",
         str.strip,
@@ -231,63 +156,68 @@ OPTIONS: Final = (
     ),
     Option(
         "auth_header",
-        _token,
+        parsers.token,
         "The header that carries the token; another one leaves `Authorization` to the sandbox.",
         variable="ROUTER_AUTH_HEADER",
     ),
     Option(
         "allow_unauthenticated",
-        lambda text: text.strip().lower() in _TRUE,
+        parsers.is_true,
         "`true`: open on purpose. Anything else, without a token: the router refuses to start.",
         variable="ALLOW_UNAUTHENTICATED_ROUTER",
     ),
     Option(
         "forward_authorization",
-        _flag,
+        parsers.flag,
         "Pass `Authorization` on to the sandbox where it is not the router's.",
         variable="FORWARD_AUTHORIZATION",
     ),
     Option(
         "trusted_proxies",
-        _networks,
+        parsers.networks,
         "Networks of proxies whose `X-Forwarded-*` count, comma-separated.",
         variable="TRUSTED_PROXY_CIDRS",
+        lenient=True,
     ),
     Option(
         "upgrade_protocols",
-        _tokens,
+        parsers.tokens,
         "Protocols that a request may upgrade to, comma-separated; `h2c` never.",
         variable="UPGRADE_PROTOCOLS",
     ),
     Option(
         "forward_websocket_origin",
-        _flag,
+        parsers.flag,
         "Pass `Origin` of upgrades on to the sandbox.",
         variable="FORWARD_WEBSOCKET_ORIGIN",
     ),
     Option(
         "websocket_idle_timeout",
-        _seconds(zero=True),
+        parsers.seconds(zero=True),
         "A tunnel without a byte for so long is closed; 0: never.",
         variable="WEBSOCKET_IDLE_TIMEOUT_SECONDS",
+        lenient=True,
     ),
     Option(
         "websocket_max_lifetime",
-        _seconds(zero=True),
+        parsers.seconds(zero=True),
         "A tunnel is closed after so long; 0: never.",
         variable="WEBSOCKET_MAX_LIFETIME_SECONDS",
+        lenient=True,
     ),
     Option(
         "websocket_max_per_client",
-        _count,
+        parsers.count,
         "Tunnels per client address; 0: any number.",
         variable="WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT",
+        lenient=True,
     ),
     Option(
         "websocket_max_message",
-        _count,
+        parsers.count,
         "Longest message from a sandbox in bytes; 0: any length.",
         variable="WEBSOCKET_MAX_MESSAGE_BYTES",
+        lenient=True,
     ),
 )
 

@@ -54,7 +54,8 @@ ARROWS: dict[str, set[str]] = {
     "wire": {"errors", "wire"},
     # Leaves: handed in, they reach for nothing.
     "errors": set(),
-    "settings": set(),
+    "settings": {"parsers"},
+    "parsers": set(),
     "telemetry": {"telemetry"},
     # A user of the router like any other program.
     "demo": {"demo", "server", "settings", "supervisor", "telemetry"},
@@ -62,7 +63,7 @@ ARROWS: dict[str, set[str]] = {
 
 # Decisions and grammar: for them even a type from above would be knowledge of it. Elsewhere an import for
 # type checking only is free: it is how a lower layer names the owner that is handed to it.
-PURE = {"errors", "policy", "settings", "telemetry", "wire"}
+PURE = {"errors", "parsers", "policy", "settings", "telemetry", "wire"}
 
 # Library -> the only places that import it at run time. What is not here is no dependency.
 LIBRARIES = {
@@ -87,7 +88,7 @@ IMPURE = {
     "threading",
     "time",
 }
-FREE_OF_IMPURE = {"errors", "policy", "settings", "wire"}
+FREE_OF_IMPURE = {"errors", "parsers", "policy", "settings", "wire"}
 
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 IMPORT_BY_NAME = {"__import__", "import_module", "run_module", "run_path"}

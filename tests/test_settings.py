@@ -13,7 +13,17 @@ from fastrouter.settings import OPTIONS, Option, Settings, SettingsError, load, 
 
 VARIABLES = {option.variable: option for option in OPTIONS if option.variable}
 FLAGS = {option.flag: option for option in OPTIONS if option.flag}
-LENIENT = {"PROXY_TIMEOUT_SECONDS", "CLUSTER_DOMAIN", "MAX_KEEPALIVE_CONNECTIONS"}
+# Those that the reference router has too.
+LENIENT = {
+    "PROXY_TIMEOUT_SECONDS",
+    "CLUSTER_DOMAIN",
+    "MAX_KEEPALIVE_CONNECTIONS",
+    "TRUSTED_PROXY_CIDRS",
+    "WEBSOCKET_IDLE_TIMEOUT_SECONDS",
+    "WEBSOCKET_MAX_LIFETIME_SECONDS",
+    "WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT",
+    "WEBSOCKET_MAX_MESSAGE_BYTES",
+}
 
 
 def fail(message: str) -> None:
@@ -82,13 +92,14 @@ VALID = [
     *[("ALLOW_UNAUTHENTICATED_ROUTER", text, True) for text in ("1", "true", "T", " yes ", "y", "ON")],
     ("FORWARD_AUTHORIZATION", "true", True),
     ("TRUSTED_PROXY_CIDRS", "10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
+    ("TRUSTED_PROXY_CIDRS", "10.0.0.1/8", (ip_network("10.0.0.0/8"),)),
     ("UPGRADE_PROTOCOLS", "WebSocket, echo", ("websocket", "echo")),
     ("UPGRADE_PROTOCOLS", "", ()),
     ("FORWARD_WEBSOCKET_ORIGIN", "yes", True),
     ("WEBSOCKET_IDLE_TIMEOUT_SECONDS", "0", 0.0),
     ("WEBSOCKET_MAX_LIFETIME_SECONDS", "60.5", 60.5),
     ("WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT", "0", 0),
-    ("WEBSOCKET_MAX_MESSAGE_BYTES", "1048576", 1048576),
+    ("WEBSOCKET_MAX_MESSAGE_BYTES", "1073741824", 2**30),
 ]
 
 
@@ -111,7 +122,7 @@ def test_every_option_has_a_valid_and_an_invalid_value_in_these_tests() -> None:
 NO_SECONDS = ["", "abc", "-1", "inf", "nan", "1s"]
 INVALID = [
     *[("ROUTER_AUTH_HEADER", text) for text in ("", "X Y", "X:Y")],
-    *[("TRUSTED_PROXY_CIDRS", text) for text in ("10.0.0.1/8", "proxy", "10.0.0.0/33")],
+    *[("TRUSTED_PROXY_CIDRS", text) for text in ("proxy", "10.0.0.0/33", "10.0.0.0/8;::1")],
     *[("UPGRADE_PROTOCOLS", text) for text in ("web socket", "a/b")],
     *[
         (name, text)
@@ -128,7 +139,7 @@ INVALID = [
         for name in ("CONNECTIONS_PER_CLIENT", "MESSAGE_BYTES")
         for text in ("", "-1", "1.5", "many")
     ],
-    *[("--port", text) for text in ("", "http", "-1", "65536", "8080.0", "+80", "²", "1" * 10)],
+    *[("--port", text) for text in ("", "http", "-1", "65536", "8080.0", "+80", "²", "1" * 16)],
     *[("PROXY_TIMEOUT_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("CLUSTER_DOMAIN", text) for text in ("", ".", "a..b", "a b", "-a", "a-.b", "a_b", "ä")],
     *[
@@ -145,7 +156,7 @@ INVALID = [
         )
     ],
     *[("DIAL_RETRY_SECONDS", text) for text in NO_SECONDS],
-    *[("MAX_KEEPALIVE_CONNECTIONS", text) for text in ("", "-1", "1.5", "many", "1" * 10)],
+    *[("MAX_KEEPALIVE_CONNECTIONS", text) for text in ("", "-1", "1.5", "many", "1" * 16)],
     *[("KEEPALIVE_EXPIRY_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("REQUEST_HEAD_TIMEOUT_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("CLIENT_KEEPALIVE_SECONDS", text) for text in (*NO_SECONDS, "0")],

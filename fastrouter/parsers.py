@@ -1,0 +1,101 @@
+"""From the text of a setting to its value. Each raises ``ValueError`` that says what the text is not."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from typing import Final
+
+_TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_DOMAIN: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+_LAST_PORT: Final = 65535
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def seconds(*, zero: bool) -> Callable[[str], float]:
+    """Return the parser of a finite number of seconds, 0 included or not."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            raise ValueError("not a number of seconds" + ("" if zero else " above 0"))
+        return value
+
+    return parse
+
+
+def count(text: str) -> int:
+    """Read a whole number of at most 15 digits."""
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise ValueError("not a whole number")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Read a TCP port."""
+    number = count(text)
+    if number > _LAST_PORT:
+        raise ValueError("not a port")
+    return number
+
+
+def is_true(text: str) -> bool:
+    """Tell whether the text is one of the spellings of yes; anything else is no."""
+    return text.strip().lower() in _TRUE
+
+
+def flag(text: str) -> bool:
+    """Read yes or no in any of the usual spellings."""
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError("neither true nor false")
+
+
+def domain(text: str) -> str:
+    """Read a DNS domain; the dots around it do not count."""
+    name = text.strip().strip(".").lower()
+    if not _DOMAIN.fullmatch(name):
+        raise ValueError("not a domain name")
+    return name
+
+
+def servers(text: str) -> tuple[str, ...]:
+    """Read DNS servers, comma-separated."""
+    return tuple(server(part.strip()) for part in text.split(",") if part.strip())
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Read networks, comma-separated; bits behind the prefix are dropped, as the reference router does."""
+    return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """Read tokens, comma-separated, lower case."""
+    return tuple(token(part.strip().lower()) for part in text.split(",") if part.strip())
+
+
+def token(text: str) -> str:
+    """Read one token (RFC 9110 5.6.2)."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{text!r} is not a token")
+    return text
+
+
+def server(text: str) -> str:
+    """Check one ``address``, ``address:port`` or ``[address]:port``."""
+    match = re.fullmatch(
+        r"\[(?P<v6>[^\]]+)\](?::(?P<p6>[0-9]+))?|(?P<v4>[0-9.]+)(?::(?P<p4>[0-9]+))?|(?P<bare>[0-9a-fA-F:.]+)",
+        text,
+    )
+    if match is None:
+        raise ValueError(f"{text!r} is not an address with an optional port")
+    ipaddress.ip_address(match["v6"] or match["v4"] or match["bare"])
+    port(match["p6"] or match["p4"] or "53")
+    return text
