@@ -28,16 +28,8 @@ ARROWS: dict[str, set[str]] = {
     "server": {"errors", "net", "policy", "settings", "telemetry", "wire"},
     "net.downstream": {"errors", "exchange", "net.inbound", "policy", "telemetry", "wire"},
     "net.inbound": {"errors", "net.connection", "wire"},
-    "exchange": {
-        "errors",
-        "net.connection",
-        "net.pool",
-        "net.splice",
-        "net.tunnel",
-        "net.upstream",
-        "policy",
-        "wire",
-    },
+    "exchange": {"errors", "net.pool", "net.splice", "policy", "response", "wire"},
+    "response": {"errors", "net.splice", "net.tunnel", "policy", "wire"},
     # Below the exchange: bytes and lifetimes. Of policy only Target, the name of what is dialled.
     "net.pool": {"errors", "net.dialer", "net.upstream", "policy.target"},
     "net.dialer": {"errors", "net.backend", "net.upstream", "policy.target"},

@@ -31,7 +31,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_unsent",
-        "_waiter",
         "buffer",
         "half_open",
         "loop",
@@ -40,12 +39,14 @@ class Connection(asyncio.Protocol):
         "reading_paused",
         "source",
         "transport",
+        "waiter",
         "writing_paused",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._waiter: asyncio.Future[None] | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        """Where a task waits. An exchange that began without the task has both of its connections wake it."""
         self._unsent = 0
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # until connection_made
         self.buffer = b""
@@ -68,7 +69,7 @@ class Connection(asyncio.Protocol):
             self.pipe.feed(data)
             return
         self.buffer = self.buffer + data if self.buffer else data
-        if self._waiter is not None:
+        if self.waiter is not None:
             self.wake()
         if len(self.buffer) > MAX_UNREAD:
             # Also while a reader waits: the event loop would read on, up to 32 times, before the reader gets
@@ -77,7 +78,7 @@ class Connection(asyncio.Protocol):
 
     def wake(self) -> None:
         """Let the task that waits for this connection look again."""
-        waiter = self._waiter
+        waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -86,7 +87,7 @@ class Connection(asyncio.Protocol):
 
         A future, not a coroutine: this is awaited twice per request. One task waits at a time.
         """
-        self._waiter = waiter = self.loop.create_future()
+        self.waiter = waiter = self.loop.create_future()
         return waiter
 
     def write(self, data: bytes) -> None:

@@ -16,12 +16,13 @@ from fastrouter.errors import (
     RouterError,
 )
 from fastrouter.exchange import Exchange
-from fastrouter.net.inbound import EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
+from fastrouter.net.inbound import CLOSING, EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
 from fastrouter.policy.target import Target
 from fastrouter.telemetry.access_log import NO_SUBJECT
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
+from fastrouter.wire.heads import END
 
 if TYPE_CHECKING:
     from fastrouter.net.pool import Pool
@@ -89,6 +90,36 @@ class Downstream(Inbound):
         self._owner.opened(self)
         self._task = self.loop.create_task(self._serve())
 
+    def data_received(self, data: bytes) -> None:
+        """Begin an exchange at once where that can be done; else keep the bytes, and wake the task."""
+        if not (self.at_rest and self._begin(data)):
+            super().data_received(data)
+
+    def _begin(self, data: bytes) -> bool:
+        """Begin an exchange without the task: a whole request, its head known, a warm connection."""
+        owner = self._owner
+        end = data.find(END) + len(END)
+        head = data[:end]
+        plan = owner.request_heads.young.get(head) or owner.request_heads.known(head)
+        if plan is None or plan.route is None or len(data) - end != plan.body_length:
+            return False
+        if owner.shutting_down or self.writing_paused:
+            return False
+        if not self._exchange.begin(plan, plan.route, data[end:], Outcome(time.monotonic())):
+            return False
+        self.at_rest = False
+        self.phase = EXCHANGE
+        return True
+
+    def answered(self, plan: RequestPlan, outcome: Outcome, *, keep: bool) -> None:
+        """Account for an exchange that ended without the task, and wait for the next one."""
+        self._account(plan.log_subject, outcome)
+        self.at_rest = keep and not self.buffer and not self.writing_paused
+        if not keep:
+            self.phase = CLOSING
+        if not self.at_rest:
+            self.wake()
+
     def eof_received(self) -> bool:
         """Take the client's FIN as its leaving, as nginx and uvicorn do: who sent it may be gone for good.
 
@@ -118,6 +149,9 @@ class Downstream(Inbound):
             if self.buffer:
                 await self.linger()  # it sends more than was asked for: RST would cost it its last answer
         finally:
+            if self._exchange.under_way:  # the client left before the task was needed
+                self._exchange.end()
+                self._account(self._exchange.plan.log_subject, self._exchange.outcome)
             self._task = None
             self.enter(Phase.CLOSING, FLUSH_SECONDS)
             self.transport.close()
@@ -126,7 +160,7 @@ class Downstream(Inbound):
         """Read one request and answer it; return whether the connection goes on."""
         try:
             raw = await self.read_head()
-            plan = self._owner.request_heads.get(raw) if raw is not None else None
+            plan = self._owner.request_heads.get(raw) if raw else None
         except MalformedMessageError as error:
             outcome = Outcome(time.monotonic())
             fault = RouterError(error.cause, str(error))
@@ -134,25 +168,36 @@ class Downstream(Inbound):
             outcome = Outcome(time.monotonic())
             fault = error
         else:
-            return plan is not None and await self._answer(plan)
+            if plan is not None:
+                return await self._answer(plan, Outcome(time.monotonic()))
+            return raw is not None and await self._attend()
         self._reply(fault, None, outcome, close=True)
         self._account(NO_SUBJECT, outcome)
         await self.linger()
         return False
 
-    async def _answer(self, plan: RequestPlan) -> bool:
+    async def _attend(self) -> bool:
+        """Give the task to an exchange that began without it and needs it; return as ``_answer_next``."""
+        exchange = self._exchange
+        if exchange.under_way:
+            return await self._answer(exchange.plan, exchange.outcome, begun=True)
+        return self.phase is not CLOSING
+
+    async def _answer(self, plan: RequestPlan, outcome: Outcome, *, begun: bool = False) -> bool:
         owner, exchange = self._owner, self._exchange
-        outcome = Outcome(time.monotonic())
         self.phase = EXCHANGE
         keep = plan.head.keep_alive and not owner.shutting_down
         try:
-            first = exchange.take_body(plan, outcome)
-            if owner.shutting_down:
-                raise RouterError(SHUTTING_DOWN)
-            if plan.is_health_check:
-                self._answer_health_check(plan, outcome, close=not keep)
+            if begun:
+                keep = await exchange.resume()
             else:
-                keep = await exchange.run(plan, first, outcome, keep=keep)
+                first = exchange.take_body(plan, outcome)
+                if owner.shutting_down:
+                    raise RouterError(SHUTTING_DOWN)
+                if plan.is_health_check:
+                    self._answer_health_check(plan, outcome, close=not keep)
+                else:
+                    keep = await exchange.run(plan, first, outcome, keep=keep)
         except RouterError as error:
             keep = self._fail(error, plan, outcome, keep=keep)
         except Exception:  # noqa: BLE001 - the boundary: one exchange's bug reaches no other, and is seen

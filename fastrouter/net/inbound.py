@@ -38,6 +38,7 @@ class Phase(Enum):
 # Python 3.11 looks members of an enum up slowly: these two are needed for every request.
 IDLE: Final = Phase.IDLE
 EXCHANGE: Final = Phase.EXCHANGE
+CLOSING: Final = Phase.CLOSING
 
 
 class Inbound(Connection):
@@ -46,19 +47,22 @@ class Inbound(Connection):
     ``deadline`` (monotonic seconds) ends every phase but EXCHANGE, which has its own.
     """
 
-    __slots__ = ("_settings", "deadline", "phase", "timed_out")
+    __slots__ = ("_settings", "at_rest", "deadline", "phase", "timed_out")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings) -> None:
         super().__init__(loop)
         self._settings = settings
         self.timed_out = False
         """Set when the deadline has passed; the connection ends."""
+        self.at_rest = False
+        """True while the task waits for a head and nothing of it has come."""
         self.phase = Phase.HEAD
         self.deadline = math.inf
 
     async def read_head(self) -> bytes | None:
         """Return the bytes of the next head; None when the connection idled to its end.
 
+        Nothing (``b""``) is returned when an exchange that was begun without the task needs it.
         Raises ``MalformedMessageError`` as soon as what came can no longer become a head, and ``RouterError``
         (408) when the rest of it did not come in time.
         """
@@ -76,11 +80,15 @@ class Inbound(Connection):
             if self.phase is IDLE and buffer:
                 self.enter(Phase.HEAD, self._settings.request_head_timeout)
             self.resume_reading()
+            self.at_rest = not buffer
             await self.changed()
+            self.at_rest = False
             if self.timed_out:
                 if self.buffer:
                     raise RouterError(REQUEST_TIMEOUT)
                 return None
+            if self.phase is EXCHANGE or self.phase is CLOSING or self.writing_paused:
+                return b""
         end += len(END)
         self.buffer = buffer[end:]
         return buffer[:end]

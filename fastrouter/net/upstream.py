@@ -116,6 +116,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
     def begin(self) -> None:
         """Start an exchange on this connection."""
         self.state = State.ACTIVE
+        self.waiter = None
         self.exchanges += 1
         self.silent = True
         self.moved = False
@@ -143,19 +144,21 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
     def next_head(self) -> ResponsePlan | None:
         """Take a response head from the buffer, if there is a whole one; raise ``RouterError``."""
         buffer = self.buffer
-        end = buffer.find(END, max(0, self._scanned - 3), MAX_HEAD)
+        scanned = self._scanned
+        end = buffer.find(END, scanned - 3 if scanned > 3 else 0, MAX_HEAD)  # noqa: PLR2004
         if end < 0:
             if len(buffer) >= MAX_HEAD or not buffer.startswith(_STATUS_LINE[: len(buffer)]):
                 raise RouterError(UPSTREAM_PROTOCOL_ERROR, "no response head")
-            if BARE_LF.search(buffer, max(0, self._scanned - 1)):
+            if BARE_LF.search(buffer, max(0, scanned - 1)):
                 raise RouterError(UPSTREAM_PROTOCOL_ERROR, "bare LF")
             self._scanned = len(buffer)
             return None
         end += len(END)
         self._scanned = 0
         self.buffer = buffer[end:]
+        head = buffer[:end]
         try:
-            return self._heads.get(buffer[:end])
+            return self._heads.young.get(head) or self._heads.get(head)
         except MalformedMessageError as error:
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, str(error)) from error
 

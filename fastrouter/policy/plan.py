@@ -43,6 +43,9 @@ class RequestPlan(NamedTuple):
     """Bytes of the body; -1 where only its end will tell."""
     is_health_check: bool
     is_idempotent: bool
+    route: Target | None
+    """The target, where nothing but the router's state can stand between the request and its sandbox: no
+    fault, no upgrade, the body's length known, the connection kept. None in any other case."""
     usual_reply: bool
     """Whether ``ResponsePlan.kept_head`` fits: HTTP/1.1, and a method whose response has a body."""
     log_subject: str
@@ -75,6 +78,10 @@ def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
     except RouterError as error:
         target = error.again()
     timeout, timeout_fault = _timeout(head, rules)
+    is_health_check = path == _HEALTH_PATH and head.method in {b"GET", b"HEAD"}
+    usual_reply = head.http11 and head.method != b"HEAD"
+    usual = usual_reply and head.keep_alive and head.framing is not CHUNKED
+    usual = usual and not (upgrade or is_health_check or timeout_fault)
     return RequestPlan(
         head=head._replace(fields=()),
         target=target,
@@ -86,9 +93,10 @@ def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
         timeout_fault=timeout_fault,
         upgrade=upgrade,
         body_length=-1 if head.framing is CHUNKED else head.framing.length,
-        is_health_check=path == _HEALTH_PATH and head.method in {b"GET", b"HEAD"},
+        is_health_check=is_health_check,
         is_idempotent=head.method in _IDEMPOTENT,
-        usual_reply=head.http11 and head.method != b"HEAD",
+        route=target if isinstance(target, Target) and usual else None,
+        usual_reply=usual_reply,
         log_subject=_log_subject(head.method, path, target if isinstance(target, Target) else None),
     )
 

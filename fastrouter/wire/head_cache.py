@@ -45,17 +45,22 @@ class HeadCache(Generic[T]):
     def __repr__(self) -> str:
         return f"<HeadCache young={len(self.young)} old={len(self._old)} misses={self.misses}>"
 
-    def get(self, raw: bytes) -> T:
-        """Return the parsed head; raises what ``parse`` raises, and keeps no failure."""
+    def known(self, raw: bytes) -> T | None:
+        """Return what is kept of a head that came before, None for any other."""
         value = self.young.get(raw)
         if value is None:
             value = self._old.get(raw)
-            if value is None:
-                self.misses += 1
-                value = self._parse(raw)
-                if not self._came_before(raw):
-                    return value
-            if len(raw) <= MAX_KEPT_HEAD:
+            if value is not None:
+                self._keep(raw, value)
+        return value
+
+    def get(self, raw: bytes) -> T:
+        """Return the parsed head; raises what ``parse`` raises, and keeps no failure."""
+        value = self.known(raw)
+        if value is None:
+            self.misses += 1
+            value = self._parse(raw)
+            if self._came_before(raw) and len(raw) <= MAX_KEPT_HEAD:
                 self._keep(raw, value)
         return value
 
