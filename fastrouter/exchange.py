@@ -23,7 +23,7 @@ from fastrouter.policy import rewrite
 from fastrouter.policy.authorize import authorize
 from fastrouter.policy.forwarded import client_address, is_trusted
 from fastrouter.response import ResponseSide, nothing
-from fastrouter.wire.framing import LengthBody, body_for
+from fastrouter.wire.framing import ChunkedBody, LengthBody
 
 if TYPE_CHECKING:
     from fastrouter.net.downstream import Downstream, Owner
@@ -83,7 +83,7 @@ class Exchange(ResponseSide):
             client.buffer = held[length:]
             outcome.bytes_in = length
             return held[:length]
-        self.body = LengthBody(length) if length > 0 else body_for(plan.head.framing, rewrite.trailers)
+        self.body = LengthBody(length) if length > 0 else ChunkedBody(rewrite.trailers)
         client.buffer = b""
         try:
             first = self.body.feed(held)
@@ -190,7 +190,7 @@ class Exchange(ResponseSide):
             self._send_request(lease, first)
             while not self._done:
                 await lease.connection.changed()
-        if self.tunnel is None and self._response.head.keep_alive and self._request_sent():
+        if self.tunnel is None and self._response.keep_alive and self._request_sent():
             lease.release()
         return self._keep
 
@@ -219,7 +219,7 @@ class Exchange(ResponseSide):
                 upstream.pipe.eof()  # it has ended as well, when nobody was there to be told
 
     def _complete(self) -> None:
-        if self._response.head.keep_alive:
+        if self._response.keep_alive:
             self._under_way().release()
         self.end()
         self._client.answered(self.plan, self.outcome, keep=self._keep)

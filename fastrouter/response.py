@@ -12,7 +12,7 @@ from fastrouter.net.tunnel import Tunnel
 from fastrouter.policy import rewrite
 from fastrouter.wire.fields import values
 from fastrouter.wire.framing import Body, body_for
-from fastrouter.wire.heads import MAX_HEAD
+from fastrouter.wire.heads import MAX_HEAD, framing_for
 
 if TYPE_CHECKING:
     from fastrouter.net.downstream import Downstream, Owner
@@ -81,7 +81,7 @@ class ResponseSide:
                 if response.is_final:
                     self._begin_response(upstream, response)
                     return
-                if response.head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
                     self._switch(upstream, response)
                     return
                 self._relay_informational(response)
@@ -94,21 +94,22 @@ class ResponseSide:
         if self._relayed > MAX_HEAD:
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, "too many informational responses")
         self._client.moved = True  # the sandbox says that it works on it: the time starts over
-        if self.plan.head.http11:
+        if self.plan.http11:
             self._client.write(response.kept_head)
 
     def _switch(self, upstream: Upstream, response: ResponsePlan) -> None:
         """Make a tunnel of the two connections; what either side sent already goes first."""
         plan = self.plan
-        protocols = [value.strip().lower() for value in values(response.head.fields, b"upgrade")]
+        head = response.head()
+        protocols = [value.strip().lower() for value in values(head.fields, b"upgrade")]
         if not plan.upgrade or protocols != [plan.upgrade.lower()]:
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, "101 for a protocol that was not asked for")
         if upstream.eof:
             raise RouterError(UPSTREAM_CLOSED, "switched before it was asked, and closed")
         upstream.listener = nothing
-        self.outcome.status = response.head.status
+        self.outcome.status = response.status
         self._keep = False
-        self._client.write(rewrite.switching_head(response.head))
+        self._client.write(rewrite.switching_head(head))
         frames = plan.upgrade.lower() == b"websocket"
         self.ends_by_close = not frames  # a WebSocket says itself where it ends
         limits = self._tunnels.limits
@@ -122,7 +123,7 @@ class ResponseSide:
         plan, client = self.plan, self._client
         upstream.listener = nothing
         self._response = response
-        self.outcome.status = response.head.status
+        self.outcome.status = response.status
         self._keep = self._keep and not self.is_last
         held = upstream.buffer
         whole = response.length == len(held) and (self.body is None or self.body.done)
@@ -132,11 +133,15 @@ class ResponseSide:
             client.write(response.kept_head + held)
             self._response_ended()
             return
-        method, http11 = plan.head.method, plan.head.http11
-        self.ends_by_close = rewrite.closes(response.head, http11=http11, method=method)
+        http11 = plan.http11
+        framing = framing_for(response.status, response.framing, plan.method)
+        self.ends_by_close = rewrite.closes(framing, http11=http11)
         self._keep = self._keep and not self.ends_by_close and not self._is_held_back()
-        client.write(rewrite.response_head(response.head, http11=http11, close=not self._keep))
-        body = body_for(response.head.framing_for(method), rewrite.trailers, reframe=http11)
+        if self._keep and http11:
+            client.write(response.kept_head)
+        else:
+            client.write(rewrite.response_head(response.head(), http11=http11, close=not self._keep))
+        body = body_for(framing, rewrite.trailers, reframe=http11)
         if body.done:
             self._response_ended()
         else:
@@ -168,7 +173,7 @@ class ResponseSide:
 
     def _is_held_back(self) -> bool:
         """Tell whether the client waits for a 100 that will not come: nobody knows if its body will."""
-        expects = self.plan.head.expects_continue
+        expects = self.plan.expects_continue
         return expects and not self._request_sent() and self._open_body().total == 0
 
 

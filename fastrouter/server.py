@@ -18,6 +18,7 @@ from fastrouter.net.tunnel import Limits, Tunnels
 from fastrouter.net.upstream import Upstream
 from fastrouter.policy.plan import plan_request, plan_response
 from fastrouter.policy.rules import Rules
+from fastrouter.policy.templates import RequestTemplates, ResponseTemplates
 from fastrouter.wire.head_cache import HeadCache
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ class Server:
         self.requests = 0
         self.errors = 0
         self.connections: set[Downstream] = set()
-        self.request_heads = HeadCache(partial(plan_request, rules=rules_of(settings)), line_weight=0)
-        self.response_heads = HeadCache(plan_response)
+        rules = rules_of(settings)
+        self.request_heads = HeadCache(partial(plan_request, rules=rules), RequestTemplates(rules))
+        self.response_heads = HeadCache(plan_response, ResponseTemplates())
         self.resolver: Resolver | None = None
         if backend is None:
             self.resolver = Resolver(settings.dns_servers, keep=settings.max_keepalive > 0)

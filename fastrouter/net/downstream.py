@@ -100,7 +100,7 @@ class Downstream(Inbound):
         owner = self._owner
         end = data.find(END) + len(END)
         head = data[:end]
-        plan = owner.request_heads.young.get(head) or owner.request_heads.known(head)
+        plan = owner.request_heads.exact.young.get(head) or owner.request_heads.known(head)
         if plan is None or plan.route is None or len(data) - end != plan.body_length:
             return False
         if owner.shutting_down or self.writing_paused:
@@ -186,7 +186,7 @@ class Downstream(Inbound):
     async def _answer(self, plan: RequestPlan, outcome: Outcome, *, begun: bool = False) -> bool:
         owner, exchange = self._owner, self._exchange
         self.phase = EXCHANGE
-        keep = plan.head.keep_alive and not owner.shutting_down
+        keep = plan.keep_alive and not owner.shutting_down
         try:
             if begun:
                 keep = await exchange.resume()
@@ -211,7 +211,7 @@ class Downstream(Inbound):
 
     def _answer_health_check(self, plan: RequestPlan, outcome: Outcome, *, close: bool) -> None:
         outcome.status = HTTPStatus.OK
-        self.write(replies.HEALTHY[close, plan.head.method == b"HEAD"])
+        self.write(replies.HEALTHY[close, plan.method == b"HEAD"])
 
     def _fail(self, error: RouterError, plan: RequestPlan, outcome: Outcome, *, keep: bool) -> bool:
         """Turn an error into a reply, or into truncation where a response has begun."""
@@ -231,7 +231,7 @@ class Downstream(Inbound):
         outcome.reason = cause.reason
         target = plan.target if plan is not None else None
         sandbox = target.key.sandbox_id if isinstance(target, Target) else ""
-        head_only = plan is not None and plan.head.method == b"HEAD"
+        head_only = plan is not None and plan.method == b"HEAD"
         detail = error.detail(sandbox)
         self.write(replies.error_reply(cause.status, detail, cause.reason, close=close, head_only=head_only))
 
@@ -256,7 +256,7 @@ class Downstream(Inbound):
         body = self._exchange.body
         if body is None or body.done:
             return True
-        held_back = plan.head.expects_continue and not body.total
+        held_back = plan.expects_continue and not body.total
         return isinstance(body, LengthBody) and body.remaining <= _MAX_DRAIN and not held_back
 
     async def _finish_request(self, body: Body, plan: RequestPlan, *, keep: bool) -> bool:

@@ -158,7 +158,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         self.buffer = buffer[end:]
         head = buffer[:end]
         try:
-            return self._heads.young.get(head) or self._heads.get(head)
+            return self._heads.exact.young.get(head) or self._heads.get(head)
         except MalformedMessageError as error:
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, str(error)) from error
 

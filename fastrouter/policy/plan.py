@@ -10,7 +10,7 @@ from fastrouter.policy import rewrite
 from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import Target, resolve_target, timeout_of
 from fastrouter.wire.fields import values
-from fastrouter.wire.framing import CHUNKED, UNTIL_CLOSE
+from fastrouter.wire.framing import CHUNKED, UNTIL_CLOSE, Framing
 from fastrouter.wire.heads import RequestHead, ResponseHead, parse_request, parse_response
 
 _HEALTH_PATH: Final = b"/healthz"
@@ -21,8 +21,10 @@ _IDEMPOTENT: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", 
 class RequestPlan(NamedTuple):
     """One request, parsed and decided as far as its bytes decide it."""
 
-    head: RequestHead
-    """Without its fields: all that is needed of them is in the plan, and thousands of plans are kept."""
+    method: bytes
+    http11: bool
+    keep_alive: bool
+    expects_continue: bool
     target: Target | RouterError
     """Where the routing headers are at fault, the error that the request fails with, in its turn."""
     upstream_head: bytes
@@ -40,7 +42,7 @@ class RequestPlan(NamedTuple):
     upgrade: bytes
     """The protocol that the request may switch to, as the client wrote it; empty: none."""
     body_length: int
-    """Bytes of the body; -1 where only its end will tell."""
+    """Bytes of the body; -1 where only its end will tell: it is chunked."""
     is_health_check: bool
     is_idempotent: bool
     route: Target | None
@@ -55,12 +57,21 @@ class RequestPlan(NamedTuple):
 class ResponsePlan(NamedTuple):
     """One response head with its bytes for the usual client: HTTP/1.1, connection kept."""
 
-    head: ResponseHead
+    status: int
+    keep_alive: bool
+    framing: Framing
+    """As the head states it: the method or the status may say "no body"."""
+    raw: bytes
+    """The head as it came, for those who need its fields: see ``head``."""
     kept_head: bytes
     is_final: bool
     """False for 1xx: the response is still to come."""
     length: int
     """Bytes of the body, -1 where only its end will tell; says nothing for HEAD."""
+
+    def head(self) -> ResponseHead:
+        """Return the head with its fields, parsed again: few need them, and thousands of plans are kept."""
+        return parse_response(self.raw)
 
 
 def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
@@ -83,7 +94,10 @@ def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
     usual = usual_reply and head.keep_alive and head.framing is not CHUNKED
     usual = usual and not (upgrade or is_health_check or timeout_fault)
     return RequestPlan(
-        head=head._replace(fields=()),
+        method=head.method,
+        http11=head.http11,
+        keep_alive=head.keep_alive,
+        expects_continue=head.expects_continue,
         target=target,
         upstream_head=upstream_head,
         trusted_head=trusted_head,
@@ -106,9 +120,12 @@ def plan_response(raw: bytes) -> ResponsePlan:
     head = parse_response(raw)
     known = head.framing_for(b"GET")
     return ResponsePlan(
-        head=head,
-        is_final=not head.informational,
+        status=head.status,
+        keep_alive=head.keep_alive,
+        framing=head.framing,
+        raw=raw,
         kept_head=rewrite.response_head(head, http11=True, close=False),
+        is_final=not head.informational,
         length=-1 if known is CHUNKED or known is UNTIL_CLOSE else known.length,
     )
 

@@ -13,7 +13,7 @@ from typing import Final
 from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import ROUTING_NAMES, Target
 from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields, select
-from fastrouter.wire.framing import Kind
+from fastrouter.wire.framing import Framing, Kind
 from fastrouter.wire.heads import RequestHead, ResponseHead
 
 # A Connection option may name any field, but not take away what frames or addresses the message: that
@@ -21,11 +21,11 @@ from fastrouter.wire.heads import RequestHead, ResponseHead
 _NEVER_NOMINATED: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
 # The router restates these for every request; only of a trusted proxy something is kept.
-_FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
-_REQUEST_DROPS: Final = (HOP_BY_HOP - {b"transfer-encoding"}) | ROUTING_NAMES | _FORWARDED
+FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+_REQUEST_DROPS: Final = (HOP_BY_HOP - {b"transfer-encoding"}) | ROUTING_NAMES | FORWARDED
 _NO_RULES: Final = Rules()
 _RESPONSE_DROPS: Final = HOP_BY_HOP - {b"transfer-encoding"}
-_TRAILER_DROPS: Final = NO_TRAILER | ROUTING_NAMES | _FORWARDED
+_TRAILER_DROPS: Final = NO_TRAILER | ROUTING_NAMES | FORWARDED
 
 
 def request_head(
@@ -70,7 +70,7 @@ def _drops(rules: Rules, *, upgrading: bool) -> frozenset[bytes]:
 
 def _forwarded(fields: Fields, host: bytes, *, trusted: bool) -> list[bytes]:
     """Say who asked, how and for what name; a trusted proxy has said so already."""
-    said = select(fields, _FORWARDED) if trusted else {}
+    said = select(fields, FORWARDED) if trusted else {}
     lines = [b"X-Forwarded-Proto: %b\r\n" % said.get(b"x-forwarded-proto", [b"http"])[0]]
     hosts = said.get(b"x-forwarded-host", [host] if host else [])
     lines += [b"X-Forwarded-Host: %b\r\n" % value for value in hosts[:1]]
@@ -117,9 +117,9 @@ def trailers(fields: Fields) -> Fields:
     return tuple(field for field in fields if field[0] not in _TRAILER_DROPS)
 
 
-def closes(head: ResponseHead, *, http11: bool, method: bytes) -> bool:
-    """Tell whether this response can only end with the client's connection."""
-    kind = head.framing_for(method).kind
+def closes(framing: Framing, *, http11: bool) -> bool:
+    """Tell whether a response so framed can only end with the client's connection."""
+    kind = framing.kind
     return kind is Kind.UNTIL_CLOSE or (kind is Kind.CHUNKED and not http11)
 
 

@@ -144,10 +144,16 @@ def timeout_of(fields: Fields, longest: float) -> float | None:
     found = select(fields, _TIMEOUT).get(b"x-sandbox-timeout")
     if found is None:
         return None
-    seconds = float(found[0]) if _DECIMAL.fullmatch(found[0]) else 0.0
-    if not 0 < seconds < math.inf:
+    seconds = seconds_of(found[0], longest)
+    if seconds is None:
         raise ValueError(found[0].decode("latin-1"))
-    return min(seconds, longest)
+    return seconds
+
+
+def seconds_of(value: bytes, longest: float) -> float | None:
+    """Return a decimal number of seconds, at most ``longest``; None for what is none, or not above 0."""
+    seconds = float(value) if _DECIMAL.fullmatch(value) else 0.0
+    return min(seconds, longest) if 0 < seconds < math.inf else None
 
 
 def _first(routing: dict[bytes, list[bytes]], name: bytes, default: bytes) -> bytes:

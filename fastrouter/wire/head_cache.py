@@ -5,53 +5,133 @@ book-keeping per hit: when the young one is full it becomes the old one, and the
 hit in the old one moves to the young one, so a flood of heads cannot push out those in use.
 
 A head is kept when it comes the second time: one with a random value never does, and keeping it would cost
-memory, collections of garbage, and a pause when thousands of such heads are dropped at once.
+memory, collections of garbage, and a pause when thousands of such heads are dropped at once. Heads that keep
+coming with other values in the same places are served from a template (``wire.template``), learnt likewise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+
+from fastrouter.wire.template import Cut
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MAX_KEPT_HEAD: Final = 8 * 1024
 # Heads noted as seen once; 64 bytes each.
 MAX_ONCE: Final = 32 * 1024
+LIMIT: Final = 24 * 1024 * 1024
 # What an entry holds besides its bytes (measured with tracemalloc, rounded up).
 _OVERHEAD: Final = 1024
-# Where the value keeps the fields: a tuple and three small objects a line. 250 short lines weigh 50 KiB.
-FIELD_WEIGHT: Final = 256
+# A template holds its text in pieces, up to four for a value; a line is at most one value.
+_TEMPLATE_LINE_WEIGHT: Final = 320
+
+
+class Template(Protocol[T_co]):
+    """What is known of all heads that differ only in some values."""
+
+    def fill(self, raw: bytes, values: list[bytes]) -> T_co | None:
+        """Return what ``parse`` would make of ``raw``, which was cut into ``values``; None: parse it."""
+
+
+class Templates(Protocol[T]):
+    """Makes templates."""
+
+    def cut(self, raw: bytes) -> Cut | None:
+        """Return the head's key and values; None where it has no template."""
+
+    def learn(self, cut: Cut, value: T) -> Template[T] | None:
+        """Return the template of a head that was parsed into ``value``; None for one that has none."""
+
+
+class Seen:
+    """What came before; a hash is all that is kept of it (a collision keeps a head too early, no more)."""
+
+    __slots__ = ("_marks",)
+
+    def __init__(self) -> None:
+        self._marks: set[int] = set()
+
+    def before(self, key: bytes) -> bool:
+        """Tell whether ``key`` came before, and note it."""
+        mark = hash(key)
+        if mark in self._marks:
+            return True
+        if len(self._marks) >= MAX_ONCE:
+            self._marks.clear()
+        self._marks.add(mark)
+        return False
+
+
+class Generations(Generic[T]):
+    """A bounded map: the young generation, and the one before."""
+
+    __slots__ = ("_limit", "_line_weight", "_weight", "old", "young")
+
+    def __init__(self, limit: int, line_weight: int) -> None:
+        """Keep ``limit`` bytes in each; each line of a key weighs ``line_weight`` besides its bytes."""
+        self._limit = limit
+        self._line_weight = line_weight
+        self._weight = 0
+        self.old: dict[bytes, T] = {}
+        self.young: dict[bytes, T] = {}
+
+    def __repr__(self) -> str:
+        return f"{len(self.young)}+{len(self.old)}"
+
+    def get(self, key: bytes) -> T | None:
+        """Return what is kept under ``key``."""
+        value = self.young.get(key)
+        if value is None:
+            value = self.old.get(key)
+            if value is not None:
+                self.keep(key, value)
+        return value
+
+    def keep(self, key: bytes, value: T) -> None:
+        """Keep ``value``, which is not None."""
+        weight = 2 * len(key) + self._line_weight * key.count(b"\n") + _OVERHEAD
+        self._weight += weight
+        if self._weight > self._limit:
+            self.old = self.young
+            self.young = {}
+            self._weight = weight
+        self.young[key] = value
 
 
 class HeadCache(Generic[T]):
     """A bounded map from the bytes of a head to ``parse`` of them."""
 
-    __slots__ = ("_limit", "_line_weight", "_old", "_once", "_parse", "_weight", "misses", "young")
+    __slots__ = ("_cut_of", "_heads", "_keys", "_parse", "_templates", "exact", "misses", "templates")
 
     def __init__(
-        self, parse: Callable[[bytes], T], *, limit: int = 24 * 1024 * 1024, line_weight: int = FIELD_WEIGHT
+        self, parse: Callable[[bytes], T], templates: Templates[T] | None = None, *, limit: int = LIMIT
     ) -> None:
-        """Keep ``limit`` bytes in each of the two generations; ``line_weight`` 0: values hold no fields."""
+        """Keep ``limit`` bytes in each generation of heads, and as many in each of templates."""
         self._parse = parse
-        self._limit = limit
-        self._line_weight = line_weight
-        self._weight = 0
-        self._once: set[int] = set()
-        self._old: dict[bytes, T] = {}
-        self.young: dict[bytes, T] = {}
+        self._templates = templates
+        # Apart, since heads that never come again must not push out the keys that they share.
+        self._heads = Seen()
+        self._keys = Seen()
+        self._cut_of: tuple[bytes, Cut | None] = (b"", None)
+        self.exact: Generations[T] = Generations(limit, 0)
+        self.templates: Generations[Template[T]] = Generations(limit, _TEMPLATE_LINE_WEIGHT)
         self.misses = 0
 
     def __repr__(self) -> str:
-        return f"<HeadCache young={len(self.young)} old={len(self._old)} misses={self.misses}>"
+        return f"<HeadCache exact={self.exact} templates={self.templates} misses={self.misses}>"
 
     def known(self, raw: bytes) -> T | None:
-        """Return what is kept of a head that came before, None for any other."""
-        value = self.young.get(raw)
-        if value is None:
-            value = self._old.get(raw)
-            if value is not None:
-                self._keep(raw, value)
+        """Return what ``parse`` makes of a head, where that is known without parsing it."""
+        value = self.exact.get(raw)
+        if value is None and (cut := self._cut(raw)) is not None:
+            template = self.templates.get(cut[0])
+            if template is not None:
+                value = template.fill(raw, cut[1])
+                if value is not None and self._heads.before(raw):
+                    self.exact.keep(raw, value)
         return value
 
     def get(self, raw: bytes) -> T:
@@ -60,25 +140,24 @@ class HeadCache(Generic[T]):
         if value is None:
             self.misses += 1
             value = self._parse(raw)
-            if self._came_before(raw) and len(raw) <= MAX_KEPT_HEAD:
-                self._keep(raw, value)
+            if len(raw) <= MAX_KEPT_HEAD:
+                self._learn(raw, value)
         return value
 
-    def _came_before(self, raw: bytes) -> bool:
-        """Note a head; a hash is all that is kept of it (a collision keeps a head too early, no more)."""
-        mark = hash(raw)
-        if mark in self._once:
-            return True
-        if len(self._once) >= MAX_ONCE:
-            self._once.clear()
-        self._once.add(mark)
-        return False
+    def _learn(self, raw: bytes, value: T) -> None:
+        """Keep a head that came before; of one that came with other values, a template."""
+        cut = self._cut(raw)
+        if self._heads.before(raw):
+            self.exact.keep(raw, value)
+        elif cut is not None and self._templates is not None and self._keys.before(cut[0]):
+            template = self._templates.learn(cut, value)
+            if template is not None:
+                self.templates.keep(cut[0], template)
 
-    def _keep(self, raw: bytes, value: T) -> None:
-        weight = 2 * len(raw) + self._line_weight * raw.count(b"\n") + _OVERHEAD
-        self._weight += weight
-        if self._weight > self._limit:
-            self._old = self.young
-            self.young = {}
-            self._weight = weight
-        self.young[raw] = value
+    def _cut(self, raw: bytes) -> Cut | None:
+        """Cut a head; a miss asks for the same one up to three times."""
+        if self._templates is None or len(raw) > MAX_KEPT_HEAD:
+            return None
+        if self._cut_of[0] != raw:
+            self._cut_of = (raw, self._templates.cut(raw))
+        return self._cut_of[1]

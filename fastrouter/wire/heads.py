@@ -44,8 +44,8 @@ _ABSOLUTE_FORM: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]+")
 _ANY_UPGRADE: Final = h11.Request(
     method=b"GET", target=b"/", headers=[(b"host", b"-"), (b"connection", b"upgrade"), (b"upgrade", b"-")]
 )
-# What a head says about its own message; found in one pass.
-_STATED: Final = frozenset({b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"})
+# What a head says about its own message; found in one pass, and all that is read here of its fields.
+STATED: Final = frozenset({b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"})
 # Python 3.11 looks members of an enum up slowly: what every new head needs is looked up once.
 _LENGTH: Final = Kind.LENGTH
 _FIRST_FINAL: Final = int(HTTPStatus.OK)
@@ -70,7 +70,7 @@ class RequestHead(NamedTuple):
 
 
 class ResponseHead(NamedTuple):
-    """One response head. ``framing`` holds unless the method or the status say "no body"."""
+    """One response head. ``framing`` is what it states: the method or the status may say "no body"."""
 
     status: int
     reason: bytes
@@ -86,10 +86,15 @@ class ResponseHead(NamedTuple):
         return self.status < _FIRST_FINAL
 
     def framing_for(self, method: bytes) -> Framing:
-        """Return the framing of this response to a request of ``method`` (RFC 9112 6.3)."""
-        if method == b"HEAD" or self.status in _WITHOUT_BODY or self.informational:
-            return framing.NONE
-        return self.framing
+        """Return the framing of this response to a request of ``method``."""
+        return framing_for(self.status, self.framing, method)
+
+
+def framing_for(status: int, stated: Framing, method: bytes) -> Framing:
+    """Return the framing of a response to a request of ``method``; the head has stated one (RFC 9112 6.3)."""
+    if method == b"HEAD" or status in _WITHOUT_BODY or status < _FIRST_FINAL:
+        return framing.NONE
+    return stated
 
 
 def check_incomplete(data: bytes, scanned: int) -> None:
@@ -119,7 +124,7 @@ def parse_request(raw: bytes) -> RequestHead:
     event = _request(raw)
     fields = _fields(event)
     http11 = event.http_version == b"1.1"
-    stated = select(fields, _STATED)
+    stated = select(fields, STATED)
     options = members_of(stated.get(b"connection", ()))
     _check_host(stated)
     return RequestHead(
@@ -147,7 +152,7 @@ def parse_response(raw: bytes) -> ResponseHead:
     assert isinstance(event, h11.Response | h11.InformationalResponse)  # noqa: S101 - the head was whole
     fields = _fields(event)
     http11 = event.http_version == b"1.1"
-    stated = select(fields, _STATED)
+    stated = select(fields, STATED)
     options = members_of(stated.get(b"connection", ()))
     return ResponseHead(
         status=event.status_code,

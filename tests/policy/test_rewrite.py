@@ -345,4 +345,4 @@ def test_only_the_connection_can_end_a_body_whose_end_the_client_cannot_read(
     line: bytes, method: bytes, http11: bool, closes: bool
 ) -> None:
     head = parse_response(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % line)
-    assert rewrite.closes(head, http11=http11, method=method) is closes
+    assert rewrite.closes(head.framing_for(method), http11=http11) is closes

@@ -14,6 +14,7 @@ from fastrouter.net.connection import Connection
 from fastrouter.net.upstream import Upstream
 from fastrouter.policy.plan import RequestPlan, ResponsePlan, plan_request, plan_response
 from fastrouter.policy.rules import Rules
+from fastrouter.policy.templates import RequestTemplates, ResponseTemplates
 from fastrouter.telemetry.access_log import NO_SUBJECT, AccessLog
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire.head_cache import HeadCache
@@ -192,16 +193,23 @@ async def test_a_flood_of_informational_responses_ends_and_is_not_stored(router:
 
 
 def lines(number: int, count: int) -> bytes:
+    """Return lines without the space that a value must have before it to be cut out: each head is its own."""
     return b"".join(b"%x:%d\r\n" % (field, number + field) for field in range(count)) + b"\r\n"
 
 
+def names(number: int, count: int) -> bytes:
+    """Return lines with new names: each pair of heads makes a template."""
+    return b"".join(b"%x: %%d\r\n" % (number + field) for field in range(count)) + b"\r\n"
+
+
 def request_cache(limit: int) -> tuple[HeadCache[RequestPlan], bytes]:
-    heads = HeadCache(partial(plan_request, rules=Rules("c")), limit=limit, line_weight=0)
+    rules = Rules("c")
+    heads = HeadCache(partial(plan_request, rules=rules), RequestTemplates(rules), limit=limit)
     return heads, b"GET / HTTP/1.1\r\nHost: a\r\nX-Sandbox-ID: b\r\n"
 
 
 def response_cache(limit: int) -> tuple[HeadCache[ResponsePlan], bytes]:
-    return HeadCache(plan_response, limit=limit), b"HTTP/1.1 200 OK\r\n"
+    return HeadCache(plan_response, ResponseTemplates(), limit=limit), b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize("make", [request_cache, response_cache])
@@ -213,17 +221,39 @@ def test_the_memory_of_a_head_cache_is_bounded_whatever_the_heads_are_made_of(
     heads, start = make(limit)
     heads.get(start + lines(0, count))
     tracemalloc.start()
-    generation = heads.young
+    generation = heads.exact.young
     for number in range(1000, 10_000_000, 1000):
         raw = start + lines(number, count)
         heads.get(raw)
         heads.get(raw)  # some are kept only when they come again
-        if heads.misses > 50 and heads.young is not generation:
+        if heads.misses > 50 and heads.exact.young is not generation:
             break
     used = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert heads.young is not generation
+    assert heads.exact.young is not generation
     assert used < 1.5 * limit
+
+
+@pytest.mark.parametrize("make", [request_cache, response_cache])
+@pytest.mark.parametrize("count", [1, 8, 250])
+def test_the_memory_of_templates_is_bounded_whatever_the_heads_are_made_of(
+    make: Callable[[int], tuple[HeadCache[object], bytes]], count: int
+) -> None:
+    limit = 2 * 2**20
+    heads, start = make(limit)
+    heads.get(start + lines(0, count))
+    tracemalloc.start()
+    generation = heads.templates.young
+    for number in range(1000, 10_000_000, 1000):
+        raw = start + names(number, count)
+        for value in (1, 2):
+            heads.get(raw % ((value,) * count))
+        if heads.misses > 50 and heads.templates.young is not generation:
+            break
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert heads.templates.young is not generation
+    assert used < 1.5 * limit + 64 * heads.misses * 2  # and a note of each head and key that came
 
 
 def test_access_lines_that_nobody_reads_are_dropped_at_a_bound() -> None:

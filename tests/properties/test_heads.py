@@ -42,8 +42,8 @@ def test_whatever_comes_is_refused_or_leaves_as_one_strict_head(data: bytes) -> 
         again = parse_request(forwarded)
         assert forwarded.count(b"\r\n\r\n") == 1
         assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n", forwarded)
-        assert again.framing == plan.head.framing
-        assert (again.method, again.target) == (plan.head.method, plan.head.target)
+        length = -1 if again.framing.kind is Kind.CHUNKED else again.framing.length
+        assert (again.method, length) == (plan.method, plan.body_length)
 
 
 @given(noise)
@@ -55,8 +55,8 @@ def test_whatever_a_sandbox_says_is_refused_or_leaves_as_one_strict_head(data: b
             continue
         again = parse_response(plan.kept_head)
         assert plan.kept_head.count(b"\r\n\r\n") == 1
-        assert again.status == plan.head.status
-        assert again.framing_for(b"GET") == plan.head.framing_for(b"GET")
+        assert again.status == plan.status
+        assert again.framing_for(b"GET") == plan.head().framing_for(b"GET")
 
 
 @given(requests())
@@ -64,7 +64,8 @@ def test_every_field_of_a_valid_request_is_forwarded_in_its_order(sent: Sent) ->
     raw = sent.raw.replace(b"<port>", b"1")
     plan = plan_request(raw[: raw.index(b"\r\n\r\n") + 4], Rules())
     lines = plan.upstream_head.split(b"\r\n")
-    framing = 0 if plan.head.framing.kind is Kind.NONE else 1
+    head = parse_request(raw[: raw.index(b"\r\n\r\n") + 4])
+    framing = 0 if head.framing.kind is Kind.NONE else 1
     assert lines[0] == sent.line
     assert lines[1] == b"Host: box.default.svc.cluster.local:1"
     assert lines[2 + framing : -3] == sent.fields

@@ -101,7 +101,7 @@ class TestPackages:
 class TestCommands:
     def test_every_target_is_explained_and_declared(self) -> None:
         makefile = text("Makefile")
-        explained = set(re.findall(r"^([a-z]+):.*?## ", makefile, flags=re.MULTILINE))
+        explained = set(re.findall(r"^([a-z-]+):.*?## ", makefile, flags=re.MULTILINE))
         (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
         assert explained == set(phony.split())
         assert {"demo", "test", "lint", "types", "bench", "run"} <= explained

@@ -1,0 +1,145 @@
+"""Plans for heads that differ only in values which the router passes on unread.
+
+Nothing is said twice here: a template is made by planning a head with marks in the place of its values, the
+ordinary way, and looking where the marks went. ``tests/properties/test_templates.py`` compares both ways.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Final
+
+from fastrouter.policy.plan import RequestPlan, ResponsePlan, plan_request, plan_response
+from fastrouter.policy.rewrite import FORWARDED
+from fastrouter.policy.rules import Rules
+from fastrouter.policy.target import ROUTING_NAMES, Target, seconds_of
+from fastrouter.wire.fields import HOP_BY_HOP
+from fastrouter.wire.framing import Framing, Kind
+from fastrouter.wire.heads import STATED
+from fastrouter.wire.template import Cut, Knife, Text, places_of, restore
+
+_LENGTH: Final = b"content-length"
+_TIMEOUT: Final = b"x-sandbox-timeout"
+# A request's length is not 0 here: whether a request may be upgraded depends on that.
+_REQUEST_NUMBERS: Final = {_LENGTH: rb"[1-9][0-9]{0,17}", _TIMEOUT: rb"[0-9]{1,9}(?:\.[0-9]{1,9})?"}
+_RESPONSE_NUMBERS: Final = {_LENGTH: rb"[0-9]{1,18}"}
+# As long as a number may be that is cut out, so that one of them is never a part of another.
+_FIRST_NUMBER: Final = 700_000_000_000_000_007
+_LENGTH_KIND: Final = Kind.LENGTH
+
+
+class RequestTemplates:
+    """Makes templates of request heads."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        read = HOP_BY_HOP | ROUTING_NAMES | FORWARDED | STATED | rules.drops | {rules.credentials}
+        self.cut = Knife(read - {b""}, _REQUEST_NUMBERS).cut
+
+    def learn(self, cut: Cut, plan: RequestPlan) -> RequestTemplate | None:
+        """Return the template of a head with this plan, None for one that is better planned each time."""
+        key, values = cut
+        lengths, timeouts = places_of(key, _LENGTH), places_of(key, _TIMEOUT)
+        if not isinstance(plan.target, Target) or len(lengths) > 1 or len(timeouts) > 1:
+            return None
+        marks = _marks(key, values, numbers=lengths + timeouts)
+        marked = plan_request(restore(key, marks), self._rules)
+        template = RequestTemplate(marked, marks, lengths, timeouts, self._rules.longest_timeout)
+        return template if template.fill(b"", values) == plan else None
+
+
+class RequestTemplate:
+    """The plan of all heads with one key, but for their values."""
+
+    __slots__ = ("_length", "_longest_timeout", "_plan", "_timeout", "_trusted", "_upstream")
+
+    def __init__(
+        self,
+        marked: RequestPlan,
+        marks: list[bytes],
+        lengths: list[int],
+        timeouts: list[int],
+        longest_timeout: float,
+    ) -> None:
+        self._plan = marked
+        self._upstream = Text(marked.upstream_head, marks)
+        self._trusted = Text(marked.trusted_head, marks) if marked.trusted_head else None
+        self._length = lengths[0] if lengths else None
+        self._timeout = timeouts[0] if timeouts else None
+        self._longest_timeout = longest_timeout
+
+    def fill(self, raw: bytes, values: list[bytes]) -> RequestPlan | None:
+        """Return the plan of one head; None where its values need a closer look."""
+        parts: list[object] = list(self._plan)
+        parts[_UPSTREAM_HEAD] = self._upstream.fill(values)
+        if self._trusted is not None:
+            parts[_TRUSTED_HEAD] = self._trusted.fill(values)
+        if self._length is not None:
+            parts[_BODY_LENGTH] = int(values[self._length])
+        if self._timeout is not None:
+            seconds = seconds_of(values[self._timeout], self._longest_timeout)
+            if seconds is None:
+                return None
+            parts[_SECONDS] = seconds
+        return RequestPlan._make(parts)
+
+
+_UPSTREAM_HEAD: Final = RequestPlan._fields.index("upstream_head")
+_TRUSTED_HEAD: Final = RequestPlan._fields.index("trusted_head")
+_BODY_LENGTH: Final = RequestPlan._fields.index("body_length")
+_SECONDS: Final = RequestPlan._fields.index("timeout")
+
+
+class ResponseTemplates:
+    """Makes templates of the heads of final responses."""
+
+    def __init__(self) -> None:
+        self.cut = Knife(HOP_BY_HOP | STATED, _RESPONSE_NUMBERS).cut
+
+    def learn(self, cut: Cut, plan: ResponsePlan) -> ResponseTemplate | None:
+        """Return the template of a head with this plan, None for one that is better planned each time."""
+        key, values = cut
+        lengths = places_of(key, _LENGTH)
+        if len(lengths) > 1 or not plan.is_final:
+            return None
+        marks = _marks(key, values, numbers=lengths)
+        marked = plan_response(restore(key, marks))
+        template = ResponseTemplate(marked, marks, lengths)
+        return template if template.fill(plan.raw, values) == plan else None
+
+
+class ResponseTemplate:
+    """The plan of all heads with one key, but for their values."""
+
+    __slots__ = ("_has_length", "_kept", "_length", "_plan")
+
+    def __init__(self, marked: ResponsePlan, marks: list[bytes], lengths: list[int]) -> None:
+        self._plan = marked
+        self._kept = Text(marked.kept_head, marks)
+        self._length = lengths[0] if lengths else None
+        # 204 and 304 may tell a length, and have no body.
+        self._has_length = self._length is not None and marked.length == int(marks[self._length])
+
+    def fill(self, raw: bytes, values: list[bytes]) -> ResponsePlan:
+        """Return the plan of one head."""
+        plan = self._plan
+        framing, length = plan.framing, plan.length
+        if self._length is not None:
+            framing = Framing(_LENGTH_KIND, int(values[self._length]))
+            if self._has_length:
+                length = framing.length
+        return ResponsePlan(
+            plan.status, plan.keep_alive, framing, raw, self._kept.fill(values), plan.is_final, length
+        )
+
+
+def _marks(key: bytes, values: list[bytes], *, numbers: list[int]) -> list[bytes]:
+    """Return a mark for each value, a number for each place in ``numbers``: none occurs in key or another."""
+    stem = b"mark"
+    while stem in key:
+        stem += b"k"
+    marks = [b"%b%d." % (stem, place) for place in range(len(values))]
+    absent = (number for number in map(b"%d".__mod__, count(_FIRST_NUMBER)) if number not in key)
+    for place in numbers:
+        marks[place] = next(absent)
+    return marks
