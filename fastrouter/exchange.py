@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fastrouter.errors import (
     REQUEST_TIMEOUT,
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from fastrouter.policy.plan import RequestPlan
     from fastrouter.policy.target import Target
     from fastrouter.telemetry.outcome import Outcome
-
-# Up to this many bytes, copying a body behind its head is cheaper than a second buffer in the same writev.
-_WORTH_JOINING: Final = 16 * 1024
-
 
 class Exchange(ResponseSide):
     """Carries the requests of one client connection, one after the other."""
@@ -206,11 +202,7 @@ class Exchange(ResponseSide):
         self.deadline = time.monotonic() + self.timeout
         self._client.moved = False
         head = self.plan.trusted_head if self._trusted else self.plan.upstream_head
-        if len(first) < _WORTH_JOINING:
-            upstream.write(b"".join((head, self._peer_line, first)))
-        else:
-            upstream.write(head + self._peer_line)
-            upstream.write(first)
+        upstream.write_both(head + self._peer_line, first)
         if self.body is not None and not self.body.done:
             Pipe(self._client, upstream, self.body, nothing, self._client_failed).attach()
         if upstream.buffer:

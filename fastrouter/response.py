@@ -138,15 +138,16 @@ class ResponseSide:
         self.ends_by_close = rewrite.closes(framing, http11=http11)
         self._keep = self._keep and not self.ends_by_close and not self._is_held_back()
         if self._keep and http11:
-            client.write(response.kept_head)
+            head = response.kept_head
         else:
-            client.write(rewrite.response_head(response.head(), http11=http11, close=not self._keep))
+            head = rewrite.response_head(response.head(), http11=http11, close=not self._keep)
         body = body_for(framing, rewrite.trailers, reframe=http11)
         if body.done:
+            client.write(head)
             self._response_ended()
         else:
             self._response_body = body
-            Pipe(upstream, client, body, self._response_ended, upstream.malformed).attach()
+            Pipe(upstream, client, body, self._response_ended, upstream.malformed).attach(head)
 
     def _response_ended(self) -> None:
         """Tell the task that waits, or end the exchange without one."""

@@ -36,12 +36,14 @@ class Pipe:
     def __repr__(self) -> str:
         return f"<Pipe {type(self.body).__name__} total={self.body.total} done={self.body.done}>"
 
-    def attach(self) -> None:
-        """Take over the source's bytes: those it holds, then those that come."""
+    def attach(self, head: bytes = b"") -> None:
+        """Send ``head``, and take over the source's bytes: those it holds, then those that come."""
         held, self.source.buffer = self.source.buffer, b""
         self.source.pipe = self
         self.sink.source = self.source
-        if held or self.body.backlog:
+        if head:
+            self._pass(held, head)
+        elif held or self.body.backlog:
             self.feed(held)
         if self.source.pipe is self and not self.body.backlog:
             if self.sink.writing_paused:
@@ -51,16 +53,23 @@ class Pipe:
 
     def feed(self, data: bytes) -> None:
         """Send on what belongs to the body; give back what came behind it."""
+        self._pass(data, b"")
+
+    def _pass(self, data: bytes, head: bytes) -> None:
         if self.source.pipe is not self:
             return  # a continuation that outlived its exchange
         body = self.body
         try:
             out = body.feed(data)
         except MalformedMessageError as error:
+            if head:
+                self.sink.write(head)
             self.detach()
             self._on_error(error)
             return
-        if out:
+        if head:
+            self.sink.write_both(head, out)
+        elif out:
             self.sink.write(out)
         if body.done:
             self._finish()
