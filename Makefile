@@ -9,6 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?= -n 2 --dist loadfile
+BENCH_ARGS ?=
 
 # Named interpreters stand in only for the default: one that was asked for is used or refused.
 ifeq ($(origin PYTHON),undefined)
@@ -17,10 +18,10 @@ else
 PYTHONS := $(PYTHON)
 endif
 
-.PHONY: help demo run test lint format types bench lock clean
+.PHONY: help demo run test lint format types bench bench-peers bench-locust bench-micro lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.demo ## Start sandboxes, DNS and the router on loopback, and show a first request
 	@$(BIN)/fastrouter demo
@@ -43,8 +44,17 @@ format: $(VENV)/.dev ## Lay out the sources, and fix what can be fixed safely
 types: $(VENV)/.dev ## Check the types
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev ## Measure the router against a raw TCP relay
-	$(BIN)/python -m bench
+bench: $(VENV)/.dev ## Measure the router against a raw TCP relay, under 4 minutes (BENCH_ARGS adds options)
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-peers: $(VENV)/.dev ## Measure it against nginx, HAProxy, Caddy, Envoy and FastAPI too, as far as installed
+	$(BIN)/python -m bench --peers all $(BENCH_ARGS)
+
+bench-locust: $(VENV)/.dev ## Agents by locust against the demo, or ROUTER=URL (LOCUST_ARGS: bench/locustfile.py)
+	$(BIN)/python -m bench.locust_run
+
+bench-micro: $(VENV)/.dev ## Measure modules one by one (MICRO_ARGS='--benchmark-autosave --benchmark-compare')
+	$(BIN)/python -m bench.micro $(MICRO_ARGS)
 
 lock: $(VENV)/.dev ## Pin the image's packages again, newest releases that pyproject.toml allows
 	$(PIP) install 'uv>=0.9'

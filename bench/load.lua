@@ -4,9 +4,9 @@
 -- wrk counts answers of 400 and above as status errors; the warm-up before a round, done by
 -- bench/load.py, is the one that insists on a 2xx with a body of the right length.
 
-local NONCE = "@@@@nonce-here@@"
-local before, after, position = {}, {}, 0
-local random, format = math.random, string.format
+local NONCE, SHORT_NONCE = "@@@@nonce-here@@", "@@short@"
+local messages, position = {}, 0
+local random, format, concat = math.random, string.format, table.concat
 
 local function read_requests(path)
    local file = assert(io.open(path, "rb"))
@@ -18,40 +18,63 @@ local function read_requests(path)
    return messages
 end
 
+-- The pieces of a message between its nonces, and the places in the list that the nonces go to.
+local function split(message)
+   local one, start = {pieces = {}, long = {}, short = {}}, 1
+   local function cut(first, last, places)
+      one.pieces[#one.pieces + 1] = message:sub(start, first - 1)
+      one.pieces[#one.pieces + 1] = ""
+      places[#places + 1] = #one.pieces
+      start = last + 1
+   end
+   while true do
+      local long, long_end = message:find(NONCE, start, true)
+      local short, short_end = message:find(SHORT_NONCE, start, true)
+      if long and not (short and short < long) then
+         cut(long, long_end, one.long)
+      elseif short then
+         cut(short, short_end, one.short)
+      else
+         one.pieces[#one.pieces + 1] = message:sub(start)
+         return one
+      end
+   end
+end
+
 local function with_nonce()
-   position = position % #before + 1
-   return before[position] .. format("%08x%08x", random(0, 2147483647), random(0, 2147483647)) .. after[position]
+   position = position % #messages + 1
+   local one = messages[position]
+   local value = format("%08x%08x", random(0, 2147483647), random(0, 2147483647))
+   for _, place in ipairs(one.long) do one.pieces[place] = value end
+   for _, place in ipairs(one.short) do one.pieces[place] = value:sub(1, 8) end
+   return concat(one.pieces)
 end
 
 local function round_robin()
-   position = position % #before + 1
-   return before[position]
+   position = position % #messages + 1
+   return messages[position]
 end
 
 function init(args)
    math.randomseed(os.time())
-   before = read_requests(args[1])
-   local found = before[1]:find(NONCE, 1, true)
-   if found then
-      for number, message in ipairs(before) do
-         local first, last = message:find(NONCE, 1, true)
-         before[number], after[number] = message:sub(1, first - 1), message:sub(last + 1)
-      end
+   messages = read_requests(args[1])
+   if messages[1]:find(NONCE, 1, true) then
+      for number, message in ipairs(messages) do messages[number] = split(message) end
       request = with_nonce
-   elseif #before > 1 then
+   elseif #messages > 1 then
       request = round_robin
    else
       -- Without a global "request" wrk asks once and keeps the bytes: no copy of 1 MB per upload.
-      wrk.format = function() return before[1] end
+      wrk.format = function() return messages[1] end
    end
 end
 
 function done(summary, latency, requests)
    local errors = summary.errors
    io.write(format(
-      '{"requests": %d, "bytes": %d, "seconds": %.6f, "p50_us": %.1f, "p99_us": %.1f, "errors": ' ..
-      '{"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}}\n',
+      '{"requests": %d, "bytes": %d, "seconds": %.6f, "p50_us": %.1f, "p99_us": %.1f, "p999_us": %.1f, ' ..
+      '"errors": {"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}}\n',
       summary.requests, summary.bytes, summary.duration / 1e6,
-      latency:percentile(50), latency:percentile(99),
+      latency:percentile(50), latency:percentile(99), latency:percentile(99.9),
       errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

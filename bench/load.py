@@ -11,83 +11,39 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
-import random
-import re
 import socket
 import time
-from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import cycle
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
 import uvloop
 
-from bench.scenarios import NONCE, unpack
+from bench.answers import CHUNKED, CRLF, HEAD_END, LENGTH, Chunks
+from bench.scenarios import unpack
 from bench.serving import Address, parse_address, raise_file_limit
+from bench.tally import ANSWER_TIMEOUT, Result, Tally, message_stream
 
-HEAD_END: Final = b"\r\n\r\n"
-LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
-# As wrk: an answer that took longer than this is an error. The loops run for seconds only.
-ANSWER_TIMEOUT: Final = 2.0
 RECONNECT_DELAY: Final = 0.05
+# A reader that keeps pace would hold one send of 64 MB, and with it this loop, until all of it is out.
+MOST_AT_ONCE: Final = 1024 * 1024
 # MSG_TRUNC writes nothing here; the interface wants a buffer of the size all the same.
 SINK: Final = bytearray(1024 * 1024)
-
-Result = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send, and for how long."""
+    """What to send, and for how long. `fresh`: every request on a connection of its own."""
 
     target: Address
     messages: Sequence[bytes]
     connections: int = 64
     seconds: float = 3.0
     body: int | None = None
-
-
-@dataclass
-class Tally:
-    """What came back."""
-
-    requests: int = 0
-    bytes: int = 0
-    latencies: array[float] = field(default_factory=lambda: array("d"))
-    errors: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("connect", "read", "write", "status", "timeout"), 0)
-    )
-
-    def result(self, seconds: float) -> Result:
-        """Sum up, in the form that load.lua prints."""
-        ordered = sorted(self.latencies)
-        return {
-            "requests": self.requests,
-            "bytes": self.bytes,
-            "seconds": round(seconds, 6),
-            "p50_us": round(percentile(ordered, 50) * 1e6, 1),
-            "p99_us": round(percentile(ordered, 99) * 1e6, 1),
-            "errors": self.errors,
-        }
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Nearest-rank percentile of sorted values; 0 for none."""
-    if not ordered:
-        return 0.0
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
-
-
-def message_stream(messages: Sequence[bytes]) -> Iterator[bytes]:
-    """Round robin over the messages, each with a new nonce where it has a place for one."""
-    if NONCE not in messages[0]:
-        yield from cycle(messages)
-    for before, _, after in cycle([message.partition(NONCE) for message in messages]):
-        # Not a secret: the value has to differ, no more.
-        yield before + b"%016x" % random.getrandbits(64) + after
+    fresh: bool = False
 
 
 class Run:
@@ -118,43 +74,45 @@ class Connection:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.socket: socket.socket | None = None
-        self.dialling: asyncio.Task[None] | None = None
+        self.connected = False
         self.later: asyncio.TimerHandle | None = None
         self.head = b""
         self.unread = 0
+        self.chunks: Chunks | None = None
         self.writing = False
         self.started: float | None = None
 
     def open(self) -> None:
-        """Dial; the first request follows."""
-        self.dialling = self.run.loop.create_task(self._dial())
+        """Dial, and send the first request at once: on loopback the connection stands when connect returns.
 
-    async def _dial(self) -> None:
+        Where it does not, the socket takes nothing yet, and what is sent waits as any unsent rest does.
+        """
+        self.started = time.perf_counter()
+        self.connected = False
         self.socket = socket.socket()
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            await self.run.loop.sock_connect(self.socket, self.run.plan.target)
-        except OSError:
+        if self.socket.connect_ex(self.run.plan.target) not in (0, errno.EINPROGRESS):
             self._failed("connect")
             return
         self.run.loop.add_reader(self.socket, self._readable)
-        self._send()
+        self._send(self.started)
 
-    def _send(self) -> None:
-        self.head, self.unread = b"", 0
-        self.started = time.perf_counter()
+    def _send(self, started: float) -> None:
+        self.head, self.unread, self.chunks = b"", 0, None
+        self.started = started
         self._push(memoryview(next(self.run.messages)))
 
     def _push(self, rest: memoryview) -> None:
         """Send what the socket takes now, and go on with the rest when it takes more."""
         try:
-            sent = self._open_socket.send(rest)
+            sent = self._open_socket.send(rest if len(rest) <= MOST_AT_ONCE else rest[:MOST_AT_ONCE])
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._failed("write")
+            self._failed("write" if self.connected else "connect")
             return
+        self.connected = self.connected or sent > 0
         if sent < len(rest):
             self.writing = True
             self.run.loop.add_writer(self._open_socket, self._push, rest[sent:])
@@ -170,12 +128,14 @@ class Connection:
         try:
             if self.unread:
                 self._drop_body()
-            else:
+            elif self.chunks is None:
                 self._read_head()
+            else:
+                self._read_chunks(self.chunks, self._receive())
         except BlockingIOError:
             return
         except (OSError, ValueError):
-            self._failed("read")
+            self._failed("read" if self.connected else "connect")
 
     def _drop_body(self) -> None:
         size = self._open_socket.recv_into(SINK, min(self.unread, len(SINK)), socket.MSG_TRUNC)
@@ -186,16 +146,24 @@ class Connection:
         if not self.unread:
             self._finish()
 
-    def _read_head(self) -> None:
+    def _receive(self) -> bytes:
         data = self._open_socket.recv(65536)
         if not data:
             raise ConnectionResetError
         self.run.tally.bytes += len(data)
+        return data
+
+    def _read_head(self) -> None:
+        data = self._receive()
         self.head = self.head + data if self.head else data
         end = self.head.find(HEAD_END) + len(HEAD_END)
         if end < len(HEAD_END):
             return
         found = LENGTH.search(self.head, 0, end)
+        if found is None and CHUNKED.search(self.head, 0, end):
+            self.chunks = Chunks()
+            self._read_chunks(self.chunks, self.head[end - len(CRLF) :])
+            return
         size = int(found[1]) if found else -1
         self.unread = size - (len(self.head) - end)
         if self.unread < 0 or self.run.plan.body not in (None, size):
@@ -204,13 +172,25 @@ class Connection:
         if not self.unread:
             self._finish()
 
+    def _read_chunks(self, chunks: Chunks, data: bytes) -> None:
+        if not chunks.feed(data):
+            return
+        if self.run.plan.body not in (None, chunks.payload):
+            msg = "a body of the wrong length"
+            raise ValueError(msg)
+        self._finish()
+
     def _finish(self) -> None:
         tally, now = self.run.tally, time.perf_counter()
         tally.requests += 1
         tally.latencies.append(now - cast(float, self.started))
         if self.head[9:10] != b"2":
             tally.errors["status"] += 1
-        self._send()
+        if self.run.plan.fresh:
+            self._close()
+            self.open()
+        else:
+            self._send(now)
 
     def _failed(self, kind: str) -> None:
         self.run.tally.errors[kind] += 1
@@ -232,8 +212,6 @@ class Connection:
             self.run.tally.errors["timeout"] += 1
         if self.later is not None:
             self.later.cancel()
-        if self.dialling is not None:
-            self.dialling.cancel()
         self._close()
 
 
@@ -253,11 +231,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--requests", type=Path, required=True, metavar="FILE")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--fresh", action="store_true", help="a new connection for every request")
     parser.add_argument("--body", type=int, help="length that every answer's body must have")
     options = parser.parse_args(arguments)
     raise_file_limit()
     messages = unpack(options.requests.read_bytes())
-    plan = Plan(options.target, messages, options.connections, options.seconds, options.body)
+    plan = Plan(options.target, messages, options.connections, options.seconds, options.body, options.fresh)
     print(json.dumps(drive(plan)))
 
 

@@ -15,6 +15,8 @@ from bench.sandbox import BODY
 
 # Debian puts it where only root's PATH looks.
 USUAL_PATH: Final = "/usr/sbin/nginx"
+# Log, listening socket, and what the loader opened.
+SPARE: Final = 50
 
 CONFIG: Final = """
 daemon off;
@@ -52,7 +54,9 @@ def find() -> str | None:
 def command(program: str, folder: Path, port: int, files: int) -> list[str]:
     """Write the configuration and give the command that runs it in the foreground, as one process."""
     path = folder / "nginx.conf"
+    # Within quotes nginx reads a backslash as the start of an escape: JSON's has to stay one.
+    body = BODY.decode().replace("\\", "\\\\")
     path.write_text(
-        CONFIG.format(folder=folder, port=port, files=files, connections=files // 2, body=BODY.decode())
+        CONFIG.format(folder=folder, port=port, files=files, connections=files - SPARE, body=body)
     )
     return [program, "-c", str(path)]

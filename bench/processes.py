@@ -50,14 +50,16 @@ class Child:
         *,
         core: int | None,
         environment: Mapping[str, str] | None = None,
+        merged: bool = False,
     ) -> None:
-        """Start it; its stdout is read here from then on."""
+        """Start it; its stdout is read here from then on, with stderr when `merged`."""
         self.name = name
         with on_core(core):
             self.popen = subprocess.Popen(  # noqa: S603 - commands are written in stage.py
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if merged else None,
                 cwd=ROOT,
                 env=None if environment is None else dict(environment),
                 # Ctrl-C must reach the runner only, which then ends its children one by one.
@@ -105,19 +107,22 @@ class Child:
         return parse_address(self.output.start.split(b"\n")[0].decode().removeprefix(READY))
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, all threads."""
-        return _cpu_seconds(self._proc("stat").read_text())
+        """User and system time so far, all threads, with the processes that it started."""
+        return sum(map(_cpu_seconds, self._tree("stat")))
 
     def resident_bytes(self) -> int:
-        """RSS."""
-        return int(self._proc("statm").read_text().split()[1]) * PAGE
+        """RSS, with the processes that it started."""
+        return sum(int(text.split()[1]) for text in self._tree("statm")) * PAGE
 
     def open_files(self) -> int:
         """How many file descriptors are open; sockets nearly all of them."""
-        return len(os.listdir(self._proc("fd")))  # noqa: PTH208 - only counted, as strings
+        return sum(_count_files(number) for number in tree(self.popen.pid))
 
-    def _proc(self, leaf: str) -> Path:
-        return Path("/proc", str(self.popen.pid), leaf)
+    def _tree(self, leaf: str) -> Iterator[str]:
+        for number in tree(self.popen.pid):
+            # One that has ended meanwhile is counted by its parent.
+            with contextlib.suppress(OSError):
+                yield Path("/proc", str(number), leaf).read_text()
 
 
 class Output:
@@ -150,10 +155,27 @@ class Output:
         self._pipe.close()
 
 
+def tree(number: int) -> list[int]:
+    """A process and everything below it, by id."""
+    found = [number]
+    for one in found:
+        with contextlib.suppress(OSError):
+            for children in Path("/proc", str(one), "task").glob("*/children"):
+                found += map(int, children.read_text().split())
+    return found
+
+
+def _count_files(number: int) -> int:
+    with contextlib.suppress(OSError):
+        return len(os.listdir(f"/proc/{number}/fd"))  # noqa: PTH208 - only counted, as strings
+    return 0
+
+
 def _cpu_seconds(stat: str) -> float:
-    # The second field is the name in parentheses and may hold spaces; 14 and 15 are utime and stime.
+    # The second field is the name in parentheses and may hold spaces; 14 to 17 are utime and stime, then the
+    # same of children that ended.
     fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK
+    return sum(map(int, fields[11:15])) * TICK
 
 
 def core_busy_seconds(core: int) -> float:

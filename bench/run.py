@@ -1,117 +1,190 @@
 """The runner behind ``python -m bench`` and ``make bench``.
 
-Starts DNS, sandboxes, relay and router on loopback, drives relay and router in turn, and prints one table.
+Starts sandboxes, DNS and contenders on loopback, drives the contenders in turn, and reports.
 The router runs as shipped, access log on; its log goes through a pipe that is drained and counted here.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from bench import load, machine, nginx
-from bench.processes import StageError, core_busy_seconds
-from bench.report import Round, Row, remarks, table
-from bench.scenarios import SCENARIOS, Scenario, pack, requests
+from bench import idle, load, machine, nginx, report
+from bench.contenders import Another, Contender, Router, Seat, Seats, choose, left_out
+from bench.drive import Driver, Job
+from bench.needs import RELAY, ROUTER
+from bench.options import Options, parse
+from bench.processes import Child, StageError
+from bench.results import Results, Round
+from bench.scenarios import CLOSED, IDLE, RATE, SCENARIOS, Scenario, requests
 from bench.serving import raise_file_limit
-from bench.stage import CONTENDERS, Cores, Seat, Stage
+from bench.stage import Cores, Stage
 
 HERE: Final = Path(__file__).parent
-# The first warm-up in a scenario fills caches and dials 1,000 sandboxes; later ones only dial again.
-FIRST_WARM_UP: Final = 0.7
-WARM_UP: Final = 0.25
-GRACE: Final = 15.0
-MEGABYTE: Final = 1024 * 1024
+# Files that a process needs beside its connections.
+SPARE_FILES: Final = 200
+# Connections that have made the router's code and caches warm before idle ones are counted.
+WARM: Final = 64
+STEADY: Final = 5
+SETTLE_TIMEOUT: Final = 3.0
 
 
 class Benchmark:
     """One run of the benchmark."""
 
-    def __init__(self, options: argparse.Namespace, stage: Stage, cores: Cores) -> None:
-        """Measure on a stage that is up."""
+    def __init__(self, options: Options, stage: Stage, cores: Cores, results: Results) -> None:
+        """Measure on a stage that is up, into `results`."""
         self.options = options
         self.stage = stage
-        self.cores = cores
-        self.wrk = shutil.which("wrk") if options.generator != "own" else None
-        self.rounds: list[Round] = []
+        self.results = results
+        wrk = shutil.which("wrk") if options.generator == "wrk" else None
+        self.driver = Driver(options.connections, wrk, cores.tested)
+        self.seats: dict[str, Seats] = {}
+        self.contenders: list[Contender] = []
+        self.capacity: float | None = None
+
+    def enter(self, contenders: list[Contender], stack: ExitStack) -> None:
+        """Start the contenders. A peer that does not start is left out; others end the run."""
+        for contender in contenders:
+            try:
+                self.seats[contender.name] = contender.enter(self.stage, stack)
+            except StageError as error:
+                if not isinstance(contender, Another):
+                    raise
+                self.skip(f"{contender.name}: {error}")
+            else:
+                self.contenders.append(contender)
+        self.results.contenders = [contender.name for contender in self.contenders]
+
+    def skip(self, line: str) -> None:
+        """Remember, and say at once, what is not measured."""
+        print(f"skipped: {line}", file=sys.stderr, flush=True)
+        self.results.skipped.append(line)
 
     def run(self, scenario: Scenario) -> None:
-        """All rounds of a scenario, the contenders in turn: a drift of the machine meets both."""
-        messages = requests(scenario, self.stage.sandbox_port(scenario))
-        path = self.stage.folder / scenario.name
-        path.write_bytes(pack(messages))
-        for number in range(1, self.options.rounds + 1):
-            for contender in self.options.only or CONTENDERS:
-                seat = self.stage.seat(contender, scenario)
-                warm_up = self._own(seat, scenario, messages, FIRST_WARM_UP if number == 1 else WARM_UP)
-                figures = self._measure(seat, scenario, messages, path)
-                figures["errors"] = _add(warm_up["errors"], figures["errors"])
-                self.rounds.append(Round(scenario.name, contender, number, **figures))
-                self.stage.check()
-
-    def _measure(self, seat: Seat, scenario: Scenario, messages: list[bytes], path: Path) -> dict[str, Any]:
-        busy, cpu, clock = self._core_busy(), seat.child.cpu_seconds(), time.perf_counter()
-        if self._uses_wrk(scenario):
-            result = self._wrk(seat, path)
+        """All rounds of a scenario, the contenders in turn: a drift of the machine meets all."""
+        scenario = self._fit(scenario)
+        players = [one for one in self.contenders if one.plays(scenario)]
+        if scenario.kind == RATE and self.capacity is None:
+            self.capacity = self._capacity()
+        if not players or (scenario.kind == RATE and not self.capacity):
+            self.skip(f"{scenario.title}: needs the router among the contenders")
+            return
+        if scenario.kind == IDLE:
+            self._run_idle(scenario, players)
         else:
-            result = self._own(seat, scenario, messages, self.options.seconds)
-        cpu, wall = seat.child.cpu_seconds() - cpu, time.perf_counter() - clock
-        others = None if busy is None else max(0.0, (self._core_busy() or 0.0) - busy - cpu) / wall
-        return result | {
-            "cpu_us_per_request": cpu * 1e6 / max(1, result["requests"]),
-            "core_share": min(1.0, cpu / result["seconds"]),
-            "others_share": others,
-            "rss_bytes": seat.child.resident_bytes(),
-            "open_files": seat.child.open_files(),
-        }
+            self._run_rounds(scenario, players)
 
-    def _core_busy(self) -> float | None:
-        return None if self.cores.tested is None else core_busy_seconds(self.cores.tested)
+    def _run_rounds(self, scenario: Scenario, players: list[Contender]) -> None:
+        for number in range(1, self.options.rounds_of(scenario) + 1):
+            for player in list(players):
+                try:
+                    self.results.rounds.append(self._round(scenario, player, number))
+                except StageError as error:
+                    if not isinstance(player, Another):
+                        raise
+                    self.skip(f"{player.name} from here on: {error}")
+                    self.contenders.remove(player)
+                    players.remove(player)
 
-    def _uses_wrk(self, scenario: Scenario) -> bool:
-        # wrk knows whole seconds only, and is itself the bottleneck of bulk (see bench/load.py).
-        return (
-            self.wrk is not None and not scenario.bulk and self.options.seconds == int(self.options.seconds)
-        )
+    def _round(self, scenario: Scenario, player: Contender, number: int) -> Round:
+        seat = self.seats[player.name].of(scenario)
+        messages, asked = requests(scenario, seat.sandbox_port), scenario.share * (self.capacity or 0.0)
+        job = Job(scenario, seat, messages, self.stage.folder / "messages", asked)
+        seconds = self.options.seconds_of(scenario)
+        early = self.driver.warm_up(job, min(scenario.warm_up[number > 1], 2 * seconds))
+        figures = self.driver.measure(job, seconds)
+        if seat.child is not None:
+            seat.child.check()
+        figures["errors"] = _add(early, figures["errors"])
+        return Round(scenario.name, player.name, number, **figures)
 
-    def _wrk(self, seat: Seat, path: Path) -> dict[str, Any]:
-        host, port = seat.address
-        seconds = int(self.options.seconds)
-        command: list[str | Path] = [
-            str(self.wrk),
-            "-t1",
-            f"-c{self.options.connections}",
-            f"-d{seconds}s",
-            "-s",
-            HERE / "load.lua",
-        ]
-        command += [f"http://{host}:{port}/", "--", path]
-        limit = seconds + GRACE
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=limit, check=True)  # noqa: S603
-        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return figures
+    def _capacity(self) -> float | None:
+        """The router's median with one sandbox, measured now where that scenario was not chosen."""
+        one = next(scenario for scenario in SCENARIOS if scenario.name == "one")
+        done = self.results.of(one.name, ROUTER)
+        if not done and ROUTER in self.seats:
+            router = next(contender for contender in self.contenders if isinstance(contender, Router))
+            short = replace(one, seconds=1.0)
+            done = [self._round(short, router, 1)]
+        return statistics.median(round_.requests / round_.seconds for round_ in done) if done else None
 
-    def _own(self, seat: Seat, scenario: Scenario, messages: list[bytes], seconds: float) -> dict[str, Any]:
-        body = scenario.download or None
-        return load.drive(load.Plan(seat.address, messages, self.options.connections, seconds, body))
+    def _fit(self, scenario: Scenario) -> Scenario:
+        """Make a scenario smaller where the open-file limit asks for it, and say so."""
+        limit, most = f"the limit is {self.stage.files:,} open files", (self.stage.files - SPARE_FILES) // 2
+        if scenario.kind == IDLE and self.options.pairs:
+            scenario = replace(scenario, connections=self.options.pairs)
+        if (wanted := scenario.connections or 0) > most:
+            self.skip(f"{scenario.title}: {wanted - most:,} of {wanted:,}, {limit}")
+            scenario = replace(scenario, connections=most)
+        if scenario.kind == CLOSED and scenario.sandboxes > self.stage.files - SPARE_FILES:
+            most = self.stage.files - SPARE_FILES
+            self.skip(f"{scenario.title}: only {most:,}, {limit}")
+            scenario = replace(scenario, sandboxes=most)
+        return scenario
 
-    def generators(self) -> str:
-        """Who made the load, in words."""
-        used = {
-            f"{'wrk' if self._uses_wrk(scenario) else 'own'} for {'bulk' if scenario.bulk else 'requests'}"
-            for scenario in self.options.scenarios
-        }
-        return ", ".join(sorted(used, reverse=True))
+    def _run_idle(self, scenario: Scenario, players: list[Contender]) -> None:
+        """Fresh processes: memory that an earlier scenario left free would hide what pairs take."""
+        for number in range(1, self.options.rounds_of(scenario) + 1):
+            for player in players:
+                with ExitStack() as stack:
+                    try:
+                        seat = player.enter(self.stage, stack, idle=True).of(scenario)
+                        self.results.rounds.append(_hold(scenario, player.name, seat, number))
+                    except StageError as error:
+                        if not isinstance(player, Another):
+                            raise
+                        self.skip(f"{player.name}, {scenario.title}: {error}")
+
+
+def _hold(scenario: Scenario, name: str, seat: Seat, number: int) -> Round:
+    child, pairs = seat.child, scenario.connections or 0
+    if child is None:
+        raise StageError(f"{name}: nothing is known of its process")
+    messages = requests(replace(scenario, sandboxes=pairs + WARM), seat.sandbox_port)
+    early = load.drive(load.Plan(seat.address, messages[pairs:], WARM, 0.3, scenario.answer))
+    files = _settled(child)
+    before, started = child.resident_bytes(), time.perf_counter()
+    with idle.hold(idle.Plan(seat.address, messages[:pairs], pairs)) as held:
+        child.check()
+        count, lost = max(1, held.pairs), held.errors
+        memory, more = child.resident_bytes(), child.open_files() - files
+    nothing: dict[str, Any] = dict.fromkeys(("bytes", "p50_us", "p99_us", "p999_us"), 0)
+    return Round(
+        scenario.name,
+        name,
+        number,
+        requests=count,
+        seconds=round(time.perf_counter() - started, 6),
+        errors=_add({"connect": lost}, cast("dict[str, int]", early["errors"])),
+        rss_bytes=memory,
+        open_files=files + more,
+        pairs=count,
+        kb_per_pair=(memory - before) / 1024 / count,
+        files_per_pair=more / count,
+        **nothing,
+    )
+
+
+def _settled(child: Child) -> int:
+    """Count the open files once those of the warm-up are closed: the same number several times in a row."""
+    counts = [child.open_files()]
+    end = time.monotonic() + SETTLE_TIMEOUT
+    while len(set(counts[-STEADY:])) > 1 or len(counts) < STEADY:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.02)
+        counts.append(child.open_files())
+    return counts[-1]
 
 
 def _add(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
@@ -119,96 +192,67 @@ def _add(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; 1 when a round failed, or with ``--check`` when a ratio is missed."""
-    options = _parse(arguments)
+    """Run the benchmark; 1 when a round of relay or router failed, or with ``--check`` a requirement."""
+    options = parse(arguments)
     # SIGTERM unwinds like Ctrl-C does, so that the children end either way.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     raise_file_limit()
-    cores = Cores.choose()
-    facts = machine.describe({"wrk": shutil.which("wrk"), "nginx": nginx.find()})
-    if cores.other is not None:
-        os.sched_setaffinity(0, {cores.other})
+    results = Results(options.scenarios, [], when=time.strftime("%Y-%m-%d %H:%M"))
     try:
-        with ExitStack() as stack:
-            stage = Stage(stack, cores, options.sandbox, options.only or CONTENDERS)
-            benchmark = Benchmark(options, stage, cores)
-            for scenario in options.scenarios:
-                print(f"measuring: {scenario.title}", file=sys.stderr, flush=True)
-                benchmark.run(scenario)
-            log_lines = stage.log_lines()
-    except StageError as error:
+        _measure(options, results)
+    except (StageError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 130
-    return _tell(options, benchmark, facts, log_lines)
-
-
-def _tell(
-    options: argparse.Namespace, benchmark: Benchmark, facts: dict[str, object], log_lines: int | None
-) -> int:
-    rows = [Row.of(scenario, benchmark.rounds) for scenario in options.scenarios]
-    setting = _setting(options, benchmark, facts)
-    print(f"\n{setting}\n\n{table(rows)}\n")
-    for line in _footprint(rows):
-        print(line)
-    if log_lines is not None:
-        print(f"router access log: on, through a pipe, {log_lines:,} lines read and dropped")
-    for line in remarks(rows):
-        print(f"note: {line}")
-    print(f"raw numbers: {_save(options, benchmark, facts, setting)}")
-    if any(one.failed for one in benchmark.rounds):
+    folder = options.out or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
+    print(report.write(results, folder, plots=options.plots))
+    if any(one.failed for one in results.rounds if one.contender in {RELAY, ROUTER}):
         return 1
-    return 1 if options.check and any(row.holds is False for row in rows) else 0
+    return 1 if options.check and any(one.state == "MISSED" for one in results.verdicts()) else 0
 
 
-def _setting(options: argparse.Namespace, benchmark: Benchmark, facts: dict[str, object]) -> str:
-    cores = benchmark.cores
+def _measure(options: Options, results: Results) -> None:
+    started = time.perf_counter()
+    cores = Cores.choose()
+    contenders, missing = choose(options.only, options.peers, options.router)
+    programs = {"wrk": shutil.which("wrk"), "nginx": nginx.find()}
+    programs |= {one.name: one.program for one in contenders if isinstance(one, Another)}
+    results.machine = machine.describe(programs)
+    if cores.other is not None:
+        os.sched_setaffinity(0, {cores.other})
+    with ExitStack() as stack:
+        stage = Stage(stack, cores, options.sandbox, options.dns_port)
+        benchmark = Benchmark(options, stage, cores, results)
+        for line in missing:
+            benchmark.skip(line)
+        benchmark.enter(contenders, stack)
+        for scenario in options.scenarios:
+            print(f"measuring: {scenario.title}", file=sys.stderr, flush=True)
+            benchmark.run(scenario)
+        results.settings = _settings(benchmark, cores, started)
+    results.skipped += left_out(options.peers)
+
+
+def _settings(benchmark: Benchmark, cores: Cores, started: float) -> dict[str, object]:
     pinned = (
         "NOT pinned: one core for everything, ratios say little"
         if cores.tested is None
-        else f"relay/router on core {cores.tested}, load, sandbox and DNS on core {cores.other}"
+        else f"contenders on core {cores.tested}, load, sandboxes and DNS on core {cores.other}"
     )
-    return (
-        f"{facts['cpu']}, kernel {facts['kernel']}, Python {facts['python']}; {pinned}\n"
-        f"{options.rounds} x {options.seconds:g} s per contender, {options.connections} connections, "
-        f"medians; load: {benchmark.generators()}; sandbox: {benchmark.stage.sandbox}"
-    )
-
-
-def _footprint(rows: list[Row]) -> list[str]:
-    return [
-        f"router after {row.scenario.title}: {row.router[-1].rss_bytes / MEGABYTE:.1f} MB RSS, "
-        f"{row.router[-1].open_files:,} open files"
-        for row in rows
-        if row.scenario.sandboxes > 1 and row.router
-    ]
-
-
-def _save(options: argparse.Namespace, benchmark: Benchmark, facts: dict[str, object], setting: str) -> Path:
-    options.out.mkdir(parents=True, exist_ok=True)
-    path: Path = options.out / time.strftime("%Y%m%d-%H%M%S.json")
-    rounds = [asdict(one) for one in benchmark.rounds]
-    path.write_text(json.dumps({"machine": facts, "setting": setting, "rounds": rounds}, indent=1) + "\n")
-    return path
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    names = [scenario.name for scenario in SCENARIOS]
-    add = parser.add_argument
-    add("--rounds", type=int, default=3)
-    add("--seconds", type=float, default=3.0, help="length of a round; not whole: without wrk")
-    add("--connections", type=int, default=64, help="client connections")
-    add("--scenario", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    add("--only", nargs="+", choices=CONTENDERS, help="leave the other contenders out")
-    add(
-        "--generator", choices=("wrk", "own"), default="wrk", help="wrk falls back to own where it is missing"
-    )
-    add("--sandbox", choices=("nginx", "own"), default="nginx", help="nginx falls back to own likewise")
-    add("--check", action="store_true", help="exit with 1 when a required ratio is missed")
-    add("--out", type=Path, default=HERE / "out", help="folder of the raw JSON")
-    options = parser.parse_args(arguments)
-    options.scenarios = [scenario for scenario in SCENARIOS if scenario.name in options.scenario]
-    return options
+    used = {
+        "wrk" if benchmark.driver.uses_wrk(one, benchmark.options.seconds_of(one)) else "own"
+        for one in benchmark.results.scenarios
+    }
+    router = benchmark.seats.get(ROUTER)
+    lines = router.small.child.output.lines if router and router.small.child else None
+    return {
+        "pinned": pinned,
+        "connections": benchmark.options.connections,
+        "load": " and ".join(sorted(used, reverse=True)),
+        "sandbox": benchmark.stage.sandbox,
+        "capacity": benchmark.capacity,
+        "log_lines": lines,
+        "seconds": round(time.perf_counter() - started),
+    }

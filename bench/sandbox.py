@@ -1,7 +1,8 @@
 """The benchmark's sandbox: one process that answers for every sandbox address, as cheaply as Python can.
 
 It shares a core with the load generator, so that what is measured is the proxy on the other core.
-It reads Content-Length framing only, which is all that the load generators send.
+It reads Content-Length framing only, which is all that the load generators send. Beside plain answers it has
+chunks (/chunks?count=N&size=M), events (/events?every=MS) and, for an upgrade to websocket, an echo of bytes.
 
 ``python -m bench.sandbox --listen 0.0.0.0:PORT``: all of 127.0.0.0/8 reaches it there.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import hashlib
 import os
 import re
 import socket
@@ -18,6 +21,7 @@ from email.utils import formatdate
 from typing import Final, cast
 
 from bench.serving import Address, bound_address, parse_address, serve_until_signal
+from bench.ticker import Ticker, Tickers
 
 BODY: Final = (
     b'{"stdout":"hello from the sandbox, this is one line of output\\n",'
@@ -26,6 +30,13 @@ BODY: Final = (
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 BIG: Final = re.compile(rb"GET /big\?bytes=(\d+) ")
+CHUNKS: Final = re.compile(rb"GET /chunks\?count=(\d+)&size=(\d+) ")
+EVENTS: Final = re.compile(rb"GET /events\?every=([1-9]\d*) ")
+UPGRADE: Final = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
+KEY: Final = re.compile(rb"\r\nsec-websocket-key:[ \t]*([^ \t\r]+)", re.IGNORECASE)
+# RFC 6455, 1.3: what makes the answer to a key.
+KEY_SUFFIX: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 BLOCK: Final = memoryview(bytes(range(256)) * 1024)
 # Small on purpose: what is read here of a long body is copied, the rest is not (see _drop_body).
 INBOX: Final = memoryview(bytearray(16 * 1024))
@@ -39,18 +50,35 @@ class Replies:
     """The prebuilt replies; their Date changes every second, as a real server's does."""
 
     def __init__(self) -> None:
+        self.tickers = Tickers()
         self.renew()
 
     def renew(self) -> None:
         """Build the replies with the date of now."""
         common = f"date: {formatdate(usegmt=True)}\r\nserver: uvicorn\r\n"
         self._head = f"HTTP/1.1 200 OK\r\n{common}content-length: %d\r\ncontent-type: %s\r\n\r\n".encode()
+        self._stream = (
+            f"HTTP/1.1 200 OK\r\n{common}transfer-encoding: chunked\r\ncontent-type: %s\r\n\r\n".encode()
+        )
         self.execute = self._head % (len(BODY), b"application/json") + BODY
         self.missing = f"HTTP/1.1 404 Not Found\r\n{common}content-length: 0\r\n\r\n".encode()
 
     def big(self, size: int) -> bytes:
         """Head of a download."""
         return self._head % (size, b"application/octet-stream")
+
+    def stream(self, kind: bytes) -> bytes:
+        """Head of a chunked answer."""
+        return self._stream % kind
+
+    def switching(self, request: bytes) -> bytes:
+        """Head that turns a connection into a tunnel."""
+        key = KEY.search(request)
+        accept = base64.b64encode(hashlib.sha1(key[1] + KEY_SUFFIX).digest()) if key else b""  # noqa: S324
+        field = b"sec-websocket-accept: %b\r\n" % accept if key else b""
+        return (
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n%b\r\n" % field
+        )
 
     def received(self, size: int) -> bytes:
         """Answer to an upload: how many body bytes arrived."""
@@ -70,6 +98,8 @@ class Responder(asyncio.BufferedProtocol):
         self.body = 0
         self.unread = 0
         self.unsent = 0
+        self.chunk = b""
+        self.ticker: Ticker | None = None
         self.paused = False
         self.socket: socket.socket | None = None
 
@@ -115,7 +145,11 @@ class Responder(asyncio.BufferedProtocol):
                 self.unread -= size
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Close the second handle on the socket, if there was need for one."""
+        """Send nothing more; close the second handle on the socket, if there was need for one."""
+        self.unsent = 0
+        self.buffer = b""
+        if self.ticker is not None:
+            self.ticker.remove(self.transport)
         if self.socket is not None:
             self.socket.close()
 
@@ -128,7 +162,7 @@ class Responder(asyncio.BufferedProtocol):
                 break
             found = LENGTH.search(data, start, end)
             self.body = int(found[1]) if found else 0
-            self.head = data[start : start + 64]
+            self.head = data[start:end]
             start = end + self.body
             if start > len(data):
                 self.unread = start - len(data)
@@ -142,10 +176,21 @@ class Responder(asyncio.BufferedProtocol):
             self.transport.write(self.replies.execute)
         elif head.startswith(b"POST /upload "):
             self.transport.write(self.replies.received(self.body))
+        elif UPGRADE.search(head):
+            self.unsent = 1  # what follows is no request
+            self.transport.write(self.replies.switching(head))
+            asyncio.get_running_loop().call_soon(self._switch)
         elif found := BIG.match(head):
             self.unsent = int(found[1])
             self.transport.write(self.replies.big(self.unsent))
             self._send_more()
+        elif found := CHUNKS.match(head):
+            self._start_chunks(int(found[1]), int(found[2]))
+        elif found := EVENTS.match(head):
+            self.unsent = 1  # it never ends
+            self.transport.write(self.replies.stream(b"text/event-stream"))
+            self.ticker = self.replies.tickers.of(int(found[1]) / 1000)
+            self.ticker.add(self.transport)
         else:
             self.transport.write(self.replies.missing)
 
@@ -155,16 +200,75 @@ class Responder(asyncio.BufferedProtocol):
             self.unsent -= len(piece)
             self.transport.write(piece)
 
+    def _start_chunks(self, count: int, size: int) -> None:
+        self.transport.write(self.replies.stream(b"application/octet-stream"))
+        if count and size:
+            self.unsent = count
+            self.chunk = b"%x\r\n%b\r\n" % (size, bytes(size))
+            self._send_chunk()
+        else:
+            self.transport.write(LAST_CHUNK)
+
+    def _send_chunk(self) -> None:
+        """Send one chunk and return to the loop: more in one go would leave as one write."""
+        if self.paused or not self.unsent:
+            return
+        self.unsent -= 1
+        self.transport.write(self.chunk)
+        if self.unsent:
+            asyncio.get_running_loop().call_soon(self._send_chunk)
+            return
+        self.chunk = b""
+        self.transport.write(LAST_CHUNK)
+        if self.buffer:
+            # Requests behind it waited. Not from here: it may be their answer that is under way.
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.buffer and not self.unsent:
+            self._read_heads()
+
+    def _switch(self) -> None:
+        """Become a tunnel, once the bytes that came with the head are in the buffer."""
+        if self.transport.is_closing():
+            return
+        if self.socket is not None:
+            self.socket.close()
+        self.transport.set_protocol(Echo(self.transport))
+        if self.buffer:
+            self.transport.write(self.buffer)
+
     def pause_writing(self) -> None:
-        """Send no more of a download until the reader has caught up."""
+        """Send no more of an answer until the reader has caught up; events go on."""
         self.paused = True
 
     def resume_writing(self) -> None:
-        """Go on with the download, then with the requests that waited behind it."""
+        """Go on with the answer, then with the requests that waited behind it."""
         self.paused = False
-        self._send_more()
-        if self.buffer and not self.unsent:
-            self._read_heads()
+        if self.chunk:
+            self._send_chunk()
+        elif self.ticker is None:
+            self._send_more()
+            self._go_on()
+
+
+class Echo(asyncio.Protocol):
+    """A tunnel that gives back what comes, as it came."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Give it back."""
+        self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        """Take no more than the other side reads."""
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Take more."""
+        self.transport.resume_reading()
 
 
 async def start(listen: Address) -> asyncio.Server:

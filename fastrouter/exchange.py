@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastrouter.policy.target import Target
     from fastrouter.telemetry.outcome import Outcome
 
+
 class Exchange(ResponseSide):
     """Carries the requests of one client connection, one after the other."""
 

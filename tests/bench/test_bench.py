@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scenarios import SCENARIOS
-from bench.stage import RELAY, ROUTER
+from bench.needs import RELAY, ROUTER
 from tests.bench.talking import ROOT
 
 
@@ -19,25 +18,27 @@ def bench_command(out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "bench", "--rounds", "1", "--out", str(out), *more]
 
 
-@pytest.mark.parametrize("only", [["--only", RELAY], []], ids=["relay only", "relay and router"])
-def test_a_tiny_run_prints_the_table_and_keeps_the_numbers(tmp_path: Path, only: list[str]) -> None:
-    more = ["--seconds", "0.3", "--connections", "8", "--generator", "own", *only]
+def test_a_tiny_run_prints_the_table_and_keeps_the_numbers(tmp_path: Path) -> None:
+    more = ["--seconds", "0.2", "--connections", "8", "--generator", "own", "--no-plots"]
+    more += ["--scenario", "traced", "idle", "--pairs", "40"]
     done = subprocess.run(  # noqa: S603
         bench_command(tmp_path, *more), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for scenario in SCENARIOS:
-        assert f"\n{scenario.title} " in done.stdout
-    [path] = tmp_path.iterdir()
-    kept = json.loads(path.read_text())
-    contenders = {RELAY} if only else {RELAY, ROUTER}
-    assert {(one["scenario"], one["contender"]) for one in kept["rounds"]} == {
-        (scenario.name, contender) for scenario in SCENARIOS for contender in contenders
-    }
+    assert "\nnew trace ids in every head  relay " in done.stdout
+    assert "\nidle pairs of connections " in done.stdout
+    assert "router access log: on, " in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "table.md"}
+    text = (tmp_path / "results.json").read_text()
+    assert str(ROOT) not in text
+    assert sys.prefix not in text
+    kept = json.loads(text)
+    measured = {(one["scenario"], one["contender"]): one for one in kept["rounds"]}
+    assert set(measured) == {("traced", RELAY), ("traced", ROUTER), ("idle", ROUTER)}
+    assert measured["idle", ROUTER]["pairs"] == 40
+    assert measured["idle", ROUTER]["files_per_pair"] == 2.0
+    assert measured["traced", ROUTER]["cpu_us_per_request"] > 1
     assert kept["machine"]["packages"]["uvloop"]
-    if not only:
-        assert "router after 1,000 sandboxes: " in done.stdout
-        assert "router access log: on, " in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
