@@ -46,6 +46,25 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
     ``changed`` that the exchange waits in.
     """
 
+    __slots__ = (
+        "_error",
+        "_heads",
+        "_pool",
+        "_scanned",
+        "address",
+        "below",
+        "bucket",
+        "depth",
+        "eof",
+        "exchanges",
+        "idle_since",
+        "listener",
+        "pooled",
+        "silent",
+        "state",
+        "target",
+    )
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, target: Target, heads: HeadCache[ResponsePlan], pool: Pool
     ) -> None:
@@ -60,6 +79,11 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         self.address = ""
         self.state = State.NEW
         self.idle_since = 0.0
+        self.pooled = False
+        """True while it is one of the pool's idle connections: the next three are the pool's then."""
+        self.below: Upstream | None = None
+        self.depth = 0
+        self.bucket: dict[Upstream, None] | None = None
         self.exchanges = 0
         self.eof = False
         self.silent = True

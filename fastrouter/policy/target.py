@@ -50,17 +50,35 @@ _CARRIERS: Final = tuple(
 _DIGITS: Final = re.compile(rb"0*([0-9]{1,5})")
 
 
-class PoolKey(NamedTuple):
+class PoolKey(str):
     """Which requests may share a connection: those to one port of one sandbox.
 
     The sandbox is part of it also where an address is given: a recycled pod address must never serve
     another sandbox's warm connection.
+
+    A string, ``<id>.<namespace>:<port>/<pod IP>``: it is looked up twice per request, and keeps its hash.
     """
 
-    sandbox_id: str
-    namespace: str
-    port: int
-    pod_ip: str = ""
+    __slots__ = ()
+
+    def __new__(cls, sandbox_id: str, namespace: str, port: int, pod_ip: str = "") -> PoolKey:
+        """Make a key of DNS labels, a port, and an address in its plain form."""
+        return super().__new__(cls, f"{sandbox_id}.{namespace}:{port}/{pod_ip}")
+
+    @property
+    def sandbox_id(self) -> str:
+        """The sandbox's name."""
+        return self.partition(".")[0]
+
+    @property
+    def namespace(self) -> str:
+        """The sandbox's namespace."""
+        return self.partition(".")[2].partition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The sandbox's TCP port."""
+        return int(self.partition(":")[2].partition("/")[0])
 
 
 class Target(NamedTuple):
@@ -102,8 +120,8 @@ def resolve_target(fields: Fields, cluster_domain: str, *, honour_pod_ip: bool =
     pod_ip = ""
     if honour_pod_ip and b"x-sandbox-pod-ip" in routing:
         pod_ip = pod_address(routing[b"x-sandbox-pod-ip"][0])
-    key = PoolKey(sandbox_id.decode("ascii"), namespace.decode("ascii"), port, pod_ip)
-    return Target(key, pod_ip or f"{key.sandbox_id}.{key.namespace}.svc.{cluster_domain}")
+    label, space = sandbox_id.decode("ascii"), namespace.decode("ascii")
+    return Target(PoolKey(label, space, port, pod_ip), pod_ip or f"{label}.{space}.svc.{cluster_domain}")
 
 
 def pod_address(value: bytes) -> str:

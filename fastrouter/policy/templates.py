@@ -70,24 +70,16 @@ class RequestTemplate:
 
     def fill(self, raw: bytes, values: list[bytes]) -> RequestPlan | None:
         """Return the plan of one head; None where its values need a closer look."""
-        parts: list[object] = list(self._plan)
-        parts[_UPSTREAM_HEAD] = self._upstream.fill(values)
-        if self._trusted is not None:
-            parts[_TRUSTED_HEAD] = self._trusted.fill(values)
+        plan = self._plan
+        length, timeout = plan.body_length, plan.timeout
         if self._length is not None:
-            parts[_BODY_LENGTH] = int(values[self._length])
+            length = int(values[self._length])
         if self._timeout is not None:
-            seconds = seconds_of(values[self._timeout], self._longest_timeout)
-            if seconds is None:
+            timeout = seconds_of(values[self._timeout], self._longest_timeout)
+            if timeout is None:
                 return None
-            parts[_SECONDS] = seconds
-        return RequestPlan._make(parts)
-
-
-_UPSTREAM_HEAD: Final = RequestPlan._fields.index("upstream_head")
-_TRUSTED_HEAD: Final = RequestPlan._fields.index("trusted_head")
-_BODY_LENGTH: Final = RequestPlan._fields.index("body_length")
-_SECONDS: Final = RequestPlan._fields.index("timeout")
+        trusted = b"" if self._trusted is None else self._trusted.fill(values)
+        return plan.with_values(self._upstream.fill(values), trusted, length, timeout)
 
 
 class ResponseTemplates:
@@ -128,9 +120,8 @@ class ResponseTemplate:
             framing = Framing(_LENGTH_KIND, int(values[self._length]))
             if self._has_length:
                 length = framing.length
-        return ResponsePlan(
-            plan.status, plan.keep_alive, framing, raw, self._kept.fill(values), plan.is_final, length
-        )
+        kept_head = self._kept.fill(values)
+        return ResponsePlan(plan.status, plan.keep_alive, framing, raw, kept_head, plan.is_final, length)
 
 
 def _marks(key: bytes, values: list[bytes], *, numbers: list[int]) -> list[bytes]:

@@ -18,7 +18,7 @@ from fastrouter.net.upstream import State, Upstream
 from fastrouter.policy.plan import plan_response
 from fastrouter.policy.target import PoolKey, Target
 from fastrouter.wire.head_cache import HeadCache
-from tests.support import Stage, Visit, always, eventually, ok, request, settled, stage
+from tests.support import Stage, Visit, always, eventually, ok, request, stage
 
 
 class FakeTransport(asyncio.Transport):
@@ -168,9 +168,19 @@ class TestLimits:
         assert pool.statistics()["upstream_idle"] == 2
         clock.now += 0.1
         assert old.connection.has_expired()
+        clock.now += 0.25  # the sweep looks four times a second
         pool.expire()
         assert old.connection.transport.is_closing()
         assert not young.connection.transport.is_closing()
+
+    async def test_one_that_expired_is_not_used_though_no_sweep_has_closed_it(self, clock: Clock) -> None:
+        pool = fake_pool(expiry=4.0)
+        (lease,) = await leases(pool, 1)
+        lease.release()
+        clock.now += 4.0
+        assert pool.reuse(target()) is None
+        assert lease.connection.transport.is_closing()
+        assert pool.statistics()["upstream_idle"] == 0
 
     async def test_use_gives_a_connection_new_time(self, clock: Clock) -> None:
         pool = fake_pool(expiry=4.0)
@@ -365,9 +375,9 @@ class TestOnTheWire:
         client = await router.client()
         await client.send(request(box))
         await client.response()
-        (idle,) = router.server.pool._by_age
+        (idle,) = router.server.pool._idle.values()
         idle.pause_reading()
-        await settled(lambda: 0)  # it rests for over 0.1 s
+        idle.idle_since -= 2.0  # it has rested for a while
         box.visits[0].close()
         await box.visits[0].writer.wait_closed()
         await client.send(request(box, method=b"POST"))

@@ -92,7 +92,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(where=st.sampled_from(_TARGETS))
     def acquire(self, where: Target) -> None:
-        warm = any(c.state is State.IDLE and c.target == where for c in self.pool._by_age)
+        fresh = [c for c in self.connections if c.pooled and self.now - c.idle_since < _EXPIRY]
+        warm = any(c.state is State.IDLE and c.target == where for c in fresh)
         lease = run(self.pool.acquire(where, 1.0))
         assert lease.reused == warm
         assert lease.connection.target == where
@@ -153,8 +154,8 @@ class PoolMachine(RuleBasedStateMachine):
     def expire(self, seconds: float) -> None:
         self.now += seconds
         self.pool.expire()
-        assert all(len(idle) <= _MAX_IDLE for idle in self.pool._idle.values())
-        assert all(self.now - c.idle_since < _EXPIRY for c in self.pool._by_age)
+        assert all(len(list(self.pool._stack(key))) <= _MAX_IDLE for key in self.pool._idle)
+        assert all(self.now - c.idle_since < _EXPIRY + 0.25 for c in self.connections if c.pooled)
 
     @invariant()
     def leases_add_up(self) -> None:
@@ -163,19 +164,26 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.statistics()["upstream_active"] == len(self.leases)
 
     @invariant()
-    def idle_connections_are_open_and_listed_once_in_both_orders(self) -> None:
-        listed = [connection for idle in self.pool._idle.values() for connection in idle]
-        assert all(self.pool._idle.values())
-        assert len(listed) == len(set(listed))
-        assert set(listed) == set(self.pool._by_age)
-        assert all(c.target.key == key for key, idle in self.pool._idle.items() for c in idle)
+    def idle_connections_are_open_and_in_one_stack_and_on_the_wheel(self) -> None:
+        stacks = {key: list(self.pool._stack(key)) for key in self.pool._idle}
+        listed = [connection for stack in stacks.values() for connection in stack]
+        assert len(listed) == len(set(listed)) == self.pool.statistics()["upstream_idle"]
+        assert set(listed) == {c for c in self.connections if c.pooled}
+        assert all(c.target.key == key for key, stack in stacks.items() for c in stack)
+        assert all([c.depth for c in stack] == list(range(len(stack), 0, -1)) for stack in stacks.values())
+        # Each will be looked at when it may have expired; nothing that is closed is held on to.
+        watched = [c for bucket in self.pool._wheel._buckets.values() for c in bucket]
+        assert len(watched) == len(set(watched))
+        assert set(listed) <= set(watched)
+        leased = {lease.connection for lease in self.leases}
+        assert not any(self.wire(c).closing for c in watched if c not in leased)
         assert all(c.state is State.IDLE for c in listed)
         assert not any(self.wire(c).closing for c in listed)
-        assert not {lease.connection for lease in self.leases} & set(listed)
+        assert not leased & set(listed)
 
     @invariant()
     def every_open_connection_is_leased_or_idle(self) -> None:
-        held = {lease.connection for lease in self.leases} | set(self.pool._by_age)
+        held = {lease.connection for lease in self.leases} | {c for c in self.connections if c.pooled}
         assert all(self.wire(c).closing or c in held for c in self.connections)
 
 
