@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
-from bench.needs import RELAY, ROUTER
+from bench.needs import FAN_OUT, RELAY, ROUTER
 from bench.peers.catalog import PEERS, Peer, Place
 from bench.processes import Child, StageError, accepts, free_port
 from bench.scenarios import ECHOES, EVENTS, IDLE
@@ -79,6 +79,40 @@ class Relay:
     def _start(self, stage: Stage, stack: ExitStack, port: int) -> Seat:
         command = [sys.executable, "-m", "bench.relay", "--listen", "127.0.0.1:0"]
         child = stage.start(stack, RELAY, [*command, "--upstream", f"127.0.0.1:{port}"])
+        return Seat(child, child.listening_on(), port)
+
+
+@dataclass(frozen=True)
+class FanOutSeats(Seats):
+    """The seats of the fan-out relay: one for each number of sandboxes."""
+
+    by_sandboxes: dict[int, Seat]
+
+    def of(self, scenario: Scenario) -> Seat:
+        """The one for a scenario."""
+        return self.by_sandboxes[scenario.sandboxes]
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """The relay with as many upstream connections as there are sandboxes: what fan-out costs any router."""
+
+    name: str = FAN_OUT
+    sizes: tuple[int, ...] = (1, 10_000)
+
+    def plays(self, scenario: Scenario) -> bool:
+        """The first and the last row of those that differ in the number of sandboxes only."""
+        return scenario.plain and scenario.sandboxes in self.sizes
+
+    def enter(self, stage: Stage, stack: ExitStack, *, idle: bool = False) -> Seats:
+        """Start a relay for each number of sandboxes."""
+        port = stage.small_sandbox(stack)
+        seats = {size: self._start(stage, stack, port, size) for size in self.sizes}
+        return FanOutSeats(seats[1], seats[1], seats)
+
+    def _start(self, stage: Stage, stack: ExitStack, port: int, sandboxes: int) -> Seat:
+        command = [sys.executable, "-m", "bench.fanout", "--listen", "127.0.0.1:0", "--upstream", str(port)]
+        child = stage.start(stack, FAN_OUT, [*command, "--sandboxes", str(sandboxes)])
         return Seat(child, child.listening_on(), port)
 
 
@@ -183,10 +217,15 @@ def _healthy(port: int) -> bool:
 
 
 def choose(
-    only: list[str] | None, peers: list[str], routers: list[ByAddress]
+    only: list[str] | None, peers: list[str], routers: list[ByAddress], *, fan_out: bool = False
 ) -> tuple[list[Contender], list[str]]:
-    """The contenders of a run in the order in which they are shown, and a line for each that is missing."""
+    """The contenders of a run in the order in which they are shown, and a line for each that is missing.
+
+    The fan-out relay needs a while to dial 10,000 times, and is there where it is compared with (`fan_out`).
+    """
     chosen: list[Contender] = [one for one in (Relay(), Router()) if only is None or one.name in only]
+    if fan_out and only is None:
+        chosen.insert(1, FanOut())
     missing = []
     for peer in PEERS:
         if peer.name not in peers:

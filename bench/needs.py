@@ -7,6 +7,7 @@ from typing import Final
 
 RELAY: Final = "relay"
 ROUTER: Final = "router"
+FAN_OUT: Final = "fan-out relay"
 
 WORDS: Final = {"rate": "throughput", "p99_us": "p99", "kb_per_pair": "KB of RSS per pair"}
 
@@ -23,13 +24,20 @@ class Need:
     """The limit is the most that is allowed, not the least."""
     scenario: str | None = None
     """The scenario that the other figure comes from; None: the same one."""
+    kept: bool = False
+    """Compare what is kept of the figure in `scenario`: the router's part to the other's part."""
 
     def words(self) -> str:
         """Say what is asked."""
+        sign = "<=" if self.most else ">="
+        if self.kept:
+            return (
+                f"{WORDS[self.figure]} kept from {self.scenario!r}, to {self.against} {sign} {self.limit:g}"
+            )
         other = f" to {self.against}" if self.against else ""
         other = f" to {self.against} in {self.scenario!r}" if self.scenario else other
         ratio = " ratio" if self.against else ""
-        return f"{WORDS[self.figure]}{ratio}{other} {'<=' if self.most else '>='} {self.limit:g}"
+        return f"{WORDS[self.figure]}{ratio}{other} {sign} {self.limit:g}"
 
     def met(self, value: float) -> bool:
         """Whether a value keeps the limit."""

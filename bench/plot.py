@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from bench.needs import RELAY
 from bench.results import Results
-from bench.scenarios import CLOSED, RATE, Scenario
+from bench.scenarios import RATE, Scenario
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind people too; a marker each, for lines.
 STYLES: Final = {
     "relay": ("#666666", "s"),
+    "fan-out relay": ("#aaaaaa", "h"),
     "router": ("#0072B2", "o"),
     "nginx": ("#009E73", "^"),
     "haproxy": ("#D55E00", "v"),
@@ -70,18 +71,13 @@ def draw(results: Results, folder: Path) -> list[str]:
         rates = [one for one in results.scenarios if one.kind == RATE and results.measured(one)]
         if rates:
             figures["rates"] = latencies(results, rates)
-        series = [one for one in results.scenarios if _is_fan_out(one) and results.measured(one)]
+        series = [one for one in results.scenarios if one.plain and results.measured(one)]
         if len(series) > 1:
             figures["scaling"] = scaling(results, series)
         for name, figure in figures.items():
             for kind, metadata in METADATA.items():
                 figure.savefig(folder / f"{name}.{kind}", dpi=DPI, metadata=metadata)
     return list(figures)
-
-
-def _is_fan_out(scenario: Scenario) -> bool:
-    plain = not (scenario.traced or scenario.unknown or scenario.close or scenario.bulk)
-    return scenario.kind == CLOSED and plain
 
 
 def style(contender: str) -> tuple[str, str]:

@@ -144,6 +144,12 @@ class Results:
         other = next((one for one in self.scenarios if one.name == need.scenario), None)
         if need.scenario and other is None:
             return None
+        if need.kept and other is not None:
+            kept = [
+                _divided(self._sound(scenario, name, need.figure), self._sound(other, name, need.figure))
+                for name in (ROUTER, need.against)
+            ]
+            return _divided(*kept)
         return _divided(own, self._sound(other or scenario, need.against, need.figure))
 
     def _sound(self, scenario: Scenario, contender: str, figure: str) -> float | None:

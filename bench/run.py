@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 from bench import idle, load, machine, nginx, report
 from bench.contenders import Another, Contender, Router, Seat, Seats, choose, left_out
 from bench.drive import Driver, Job
-from bench.needs import RELAY, ROUTER
+from bench.needs import FAN_OUT, RELAY, ROUTER
 from bench.options import Options, parse
 from bench.processes import Child, StageError
 from bench.results import Results, Round
@@ -216,7 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(options: Options, results: Results) -> None:
     started = time.perf_counter()
     cores = Cores.choose()
-    contenders, missing = choose(options.only, options.peers, options.router)
+    compared = {need.against for scenario in results.scenarios for need in scenario.needs}
+    contenders, missing = choose(options.only, options.peers, options.router, fan_out=FAN_OUT in compared)
     programs = {"wrk": shutil.which("wrk"), "nginx": nginx.find()}
     programs |= {one.name: one.program for one in contenders if isinstance(one, Another)}
     results.machine = machine.describe(programs)

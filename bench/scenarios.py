@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bench.needs import AHEAD_OF_PEERS, BODY_NEEDS, Need
+from bench.needs import AHEAD_OF_PEERS, BODY_NEEDS, FAN_OUT, Need
 from bench.sandbox import BODY
 
 MEGABYTE: Final = 1024 * 1024
@@ -83,6 +83,11 @@ class Scenario:
         return self.download or self._chunked or len(BODY)
 
     @property
+    def plain(self) -> bool:
+        """Whether it is ``POST /execute`` with heads seen before: only the number of sandboxes differs."""
+        return self.kind == CLOSED and not (self.traced or self.unknown or self.close or self.bulk)
+
+    @property
     def figure(self) -> str:
         """What the plot and the ratio are about."""
         return {RATE: "p99_us", EVENTS: "cpu_us", IDLE: "kb_per_pair"}.get(self.kind, "rate")
@@ -123,7 +128,10 @@ SCENARIOS: Final = (
         sandboxes=10_000,
         rounds=2,
         warm_up=_DIAL_ALL,
-        needs=(Need("rate", 0.85, "router", scenario="one"),),
+        needs=(
+            Need("rate", 0.85, "router", scenario="one"),
+            Need("rate", 0.85, FAN_OUT, scenario="one", kept=True),
+        ),
     ),
     _headline(
         "traced",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import report, results
-from bench.needs import RELAY, ROUTER, Need
+from bench.needs import FAN_OUT, RELAY, ROUTER, Need
 from bench.scenarios import SCENARIOS
 from tests.bench.rounds import made_up, one_round, scenario, single
 
@@ -56,13 +56,16 @@ def test_figures_that_came_with_errors_prove_nothing() -> None:
     assert states(run)["throughput ratio to relay >= 0.65"] == "not measured"
 
 
-def test_flatness_compares_the_router_with_itself() -> None:
-    run = single("s10000", {ROUTER: [80]})
+def test_flatness_compares_the_router_with_itself_and_with_what_fan_out_costs_a_relay() -> None:
+    run = single("s10000", {ROUTER: [80], FAN_OUT: [90]})
     words = "throughput ratio to router in 'one' >= 0.85"
-    assert states(run) == {words: "not measured"}
+    kept = "throughput kept from 'one', to fan-out relay >= 0.85"
+    assert states(run) == {words: "not measured", kept: "not measured"}
     run.scenarios.insert(0, scenario("one"))
     run.rounds.append(one_round("one", ROUTER, 1, 100))
-    assert states(run)[words] == "MISSED"
+    assert (states(run)[words], states(run)[kept]) == ("MISSED", "not measured")
+    run.rounds.append(one_round("one", FAN_OUT, 1, 100))
+    assert states(run)[kept] == "holds"  # 0.80 / 0.90
 
 
 def test_upper_limits() -> None:
