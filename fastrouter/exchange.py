@@ -134,7 +134,7 @@ class Exchange(ResponseSide):
     def begin(self, plan: RequestPlan, route: Target, first: bytes, outcome: Outcome) -> bool:
         """Begin an exchange for which nothing has to be waited for, and tell whether that could be done.
 
-        For a plan with a ``route``, and its whole body. A response that comes whole ends the exchange in
+        For a plan with a ``route``, and what came of its body. The end of the response ends the exchange in
         the sandbox's ``data_received``, and no task is woken on the way: that was a third of the router's
         time. Whatever else happens wakes the client's task, which goes on with ``resume``.
         """
@@ -149,8 +149,13 @@ class Exchange(ResponseSide):
         self.plan, self.outcome, self._keep = plan, outcome, True
         self.timeout = plan.timeout or self._owner.settings.proxy_timeout
         self.body = None
-        self._replayable = plan.is_idempotent
-        self._first = first
+        self._replayable = False
+        if len(first) < plan.body_length:
+            self.body = LengthBody(plan.body_length)
+            self.body.feed(first)
+        elif plan.is_idempotent:
+            self._replayable = True
+            self._first = first
         self.unattended = True
         outcome.bytes_in = len(first)
         lease.connection.waiter = self._client.waiter

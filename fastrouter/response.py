@@ -150,9 +150,9 @@ class ResponseSide:
             Pipe(upstream, client, body, self._response_ended, upstream.malformed).attach(head)
 
     def _response_ended(self) -> None:
-        """Tell the task that waits, or end the exchange without one."""
+        """End the exchange, or tell the task that waits; the rest of a request body waits for the task."""
         self._done = True
-        if self.unattended:
+        if self.unattended and self._request_sent():
             self._complete()
         else:
             self._upstream().wake()

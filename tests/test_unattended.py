@@ -168,7 +168,7 @@ class TestBegin:
         await client.send(command(router.sandboxes[0].port))
         assert (await client.response())[1] == b"answer"
 
-    async def test_an_unknown_head_a_body_in_pieces_and_a_cold_sandbox_wait_for_the_task(
+    async def test_an_unknown_head_a_head_in_pieces_and_a_cold_sandbox_wait_for_the_task(
         self, router: Stage
     ) -> None:
         box = await router.sandbox(always(ok()))
@@ -185,7 +185,7 @@ class TestBegin:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Exchange, "begin", counted)
-            for pieces in ((whole,), (whole,), (whole[:-3], whole[-3:]), (whole[:20], whole[20:])):
+            for pieces in ((whole,), (whole,), (whole[:20], whole[20:])):
                 for piece in pieces:
                     await client.send(piece)
                     await router_has_read(router)
@@ -218,6 +218,55 @@ class TestBegin:
 async def router_has_read(router: Stage) -> None:
     """Wait until nothing that was sent is still on its way: the next piece is a read of its own."""
     await settled(lambda: sum(len(each.buffer) for each in router.server.connections))
+
+
+class TestBodiesInPieces:
+    """The head is known, the body comes later: `command` without its last bytes begins the exchange."""
+
+    async def test_the_rest_is_passed_on_and_the_connection_serves_on(
+        self, router: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = await warm(router, sends(ok(b"answer")), monkeypatch)
+        box = router.sandboxes[0]
+        whole = command(box.port)
+        await client.send(whole[:-3])
+        await eventually(lambda: router.server.pool.statistics()["upstream_active"] == 1)
+        await client.send(whole[-3:] + LAST)
+        assert (await client.response())[1] == b"answer"
+        assert (await client.response())[1] == b'{"status":"ok"}'
+        assert box.received.endswith(BODY)
+        assert router.access_lines()[2]["bytes_in"] == len(BODY)
+
+    async def test_an_answer_that_does_not_wait_for_it_is_delivered_and_the_rest_read(
+        self, router: Stage
+    ) -> None:
+        async def hasty(visit: Visit) -> None:
+            for _ in range(2):
+                await visit.head()
+                await visit.exactly(len(BODY))
+                await visit.send(ok())
+            await visit.head()
+            await visit.send(ok(b"enough"))
+            await visit.gone()
+
+        box = await router.sandbox(hasty)
+        client = await router.client()
+        whole = command(box.port)
+        for _ in range(2):
+            await client.send(whole)
+            await client.response()
+        await client.send(whole[:-3])
+        assert (await client.response())[1] == b"enough"
+        await eventually(lambda: box.visits[0].ended)  # its connection is not used again
+        await client.send(whole[-3:] + LAST)
+        assert (await client.response())[1] == b'{"status":"ok"}'
+
+    async def test_a_rest_that_does_not_come_is_a_408(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with stage(proxy_timeout=0.5) as router:
+            client = await warm(router, sends(), monkeypatch)
+            await client.send(command(router.sandboxes[0].port)[:-3])
+            assert (await client.error())[::2] == (408, "request_timeout")
+            assert await client.rest() == b""
 
 
 class TestMeanwhile:

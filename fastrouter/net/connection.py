@@ -108,6 +108,16 @@ class Connection(asyncio.Protocol):
         elif not self.transport.is_closing():
             self.transport.writelines((head, body))
 
+    def read_with(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let ``protocol`` take what comes from now on; the connection itself takes it back."""
+        transport = self.transport
+        if transport.is_closing():
+            return
+        transport.pause_reading()  # uvloop chooses the way of reading when it starts to
+        transport.set_protocol(protocol)
+        if not self.reading_paused:
+            transport.resume_reading()
+
     def pause_reading(self) -> None:
         """Stop reading: TCP makes the peer wait."""
         if not self.reading_paused and not self.transport.is_closing():

@@ -96,12 +96,12 @@ class Downstream(Inbound):
             super().data_received(data)
 
     def _begin(self, data: bytes) -> bool:
-        """Begin an exchange without the task: a whole request, its head known, a warm connection."""
+        """Begin an exchange without the task: a whole head that is known, a warm connection."""
         owner = self._owner
         end = data.find(END) + len(END)
         head = data[:end]
         plan = owner.request_heads.exact.young.get(head) or owner.request_heads.known(head)
-        if plan is None or plan.route is None or len(data) - end != plan.body_length:
+        if plan is None or plan.route is None or len(data) - end > plan.body_length:
             return False
         if owner.shutting_down or self.writing_paused:
             return False

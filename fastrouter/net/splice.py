@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastrouter.errors import MalformedMessageError
+from fastrouter.net.bulk import Bulk
 from fastrouter.net.connection import Connection
-from fastrouter.wire.framing import Body
+from fastrouter.wire.framing import Body, LengthBody
 
 
 class Pipe:
@@ -16,7 +17,7 @@ class Pipe:
     sender closed too early. Two pipes, one per direction, make an exchange full duplex.
     """
 
-    __slots__ = ("_ended", "_on_end", "_on_error", "body", "sink", "source")
+    __slots__ = ("_bulk", "_ended", "_on_end", "_on_error", "body", "sink", "source")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Pipe:
         self._on_end = on_end
         self._on_error = on_error
         self._ended = False
+        self._bulk = False
 
     def __repr__(self) -> str:
         return f"<Pipe {type(self.body).__name__} total={self.body.total} done={self.body.done}>"
@@ -45,6 +47,9 @@ class Pipe:
             self._pass(held, head)
         elif held or self.body.backlog:
             self.feed(held)
+        if self.source.pipe is self and isinstance(self.body, LengthBody) and Bulk.fits(self.body, self.sink):
+            self._bulk = True
+            self.source.read_with(Bulk(self, self.body))
         if self.source.pipe is self and not self.body.backlog:
             if self.sink.writing_paused:
                 self.source.pause_reading()
@@ -72,7 +77,7 @@ class Pipe:
         elif out:
             self.sink.write(out)
         if body.done:
-            self._finish()
+            self.finish()
         elif body.backlog:
             # Others get their turn before the rest of a piece made of very many chunks.
             self.source.pause_reading()
@@ -89,16 +94,24 @@ class Pipe:
             self.detach()
             self._on_error(error)
         else:
-            self._finish()
+            self.finish()
 
     def detach(self) -> None:
         """Let go of both connections; bytes go to the source's buffer again."""
+        self.leave_bulk()
         if self.source.pipe is self:
             self.source.pipe = None
         if self.sink.source is self.source:
             self.sink.source = None
 
-    def _finish(self) -> None:
+    def leave_bulk(self) -> None:
+        """Read the usual way again."""
+        if self._bulk:
+            self._bulk = False
+            self.source.read_with(self.source)
+
+    def finish(self) -> None:
+        """Let go of both connections, and tell that the body is complete."""
         self.detach()
         self.source.buffer = self.body.excess
         self._on_end()

@@ -85,6 +85,12 @@ class LengthBody:
         self.done = True
         return out
 
+    def skip(self, size: int) -> None:
+        """Count ``size`` bytes that were passed on by somebody else; there are no more than that left."""
+        self.remaining -= size
+        self.total += size
+        self.done = not self.remaining
+
     def eof(self) -> None:
         """Raise unless the body was complete."""
         if not self.done:
