@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import select
 import time
@@ -17,6 +18,8 @@ from fastrouter.policy.target import PoolKey, Target
 # be waiting behind the event that is handled now, and servers that end idle connections wait for a second at
 # least. At full load, 10,000 sandboxes' connections rest for a quarter, and the system call is not made.
 _REST_SECONDS: Final = 1.0
+
+_CLOSED_AT_ONCE: Final = 64
 
 # How exactly the end of an idle connection's time is kept.
 _BUCKET_SECONDS: Final = 0.25
@@ -72,6 +75,7 @@ class Pool:
         self._idle: dict[PoolKey, Upstream] = {}
         self._resting = 0
         self._crowded: set[PoolKey] = set()
+        self._spent: list[Upstream] = []
         self._wheel = Wheel(expiry)
         self.counters = PoolCounters()
         self.dialer: Dialer
@@ -183,11 +187,23 @@ class Pool:
     def expire(self) -> None:
         """Close what idled too long or is over ``max_idle``; costs little more than what it closes."""
         for key in self._crowded:
-            for connection in list(self._stack(key))[self._max_idle :]:
-                self._drop(connection)
+            self._spent += list(self._stack(key))[self._max_idle :]
         self._crowded.clear()
-        for connection in self._wheel.turn(time.monotonic()):
-            self._drop(connection)
+        self._spent += self._wheel.turn(time.monotonic())
+        self._close_spent()
+
+    def _close_spent(self) -> None:
+        """Close some of what is spent, and the rest in later turns of the event loop.
+
+        When the load on 10,000 sandboxes ends, their connections expire together: closing all at once would
+        keep everybody else waiting for a tenth of a second.
+        """
+        for connection in self._spent[:_CLOSED_AT_ONCE]:
+            if connection.pooled:
+                self._drop(connection)
+        del self._spent[:_CLOSED_AT_ONCE]
+        if self._spent:
+            asyncio.get_running_loop().call_soon(self._close_spent)
 
     def close(self) -> None:
         """Close all idle connections."""

@@ -182,6 +182,19 @@ class TestLimits:
         assert lease.connection.transport.is_closing()
         assert pool.statistics()["upstream_idle"] == 0
 
+    async def test_many_that_expire_together_are_closed_a_few_at_a_time(self, clock: Clock) -> None:
+        pool = fake_pool(expiry=4.0)
+        for number in range(200):
+            (lease,) = await leases(pool, 1, target(f"box-{number}"))
+            lease.release()
+        clock.now += 4.25
+        pool.expire()
+        left = [pool.statistics()["upstream_idle"]]
+        while left[-1]:
+            await asyncio.sleep(0)
+            left.append(pool.statistics()["upstream_idle"])
+        assert left == [136, 72, 8, 0]
+
     async def test_use_gives_a_connection_new_time(self, clock: Clock) -> None:
         pool = fake_pool(expiry=4.0)
         for _ in range(5):
