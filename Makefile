@@ -64,7 +64,7 @@ lock: $(VENV)/.dev ## Pin the image's packages again, newest releases that pypro
 	$(call lock,$(VENV)/build-requirements.in,requirements-build.lock)
 
 clean: ## Remove the environment, caches and build products
-	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage htmlcov
 	find fastrouter tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # For every Python from 3.11 on. No header and no comments: they would name this machine's paths.

@@ -37,10 +37,11 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand an answer back."""
-        if self.client is not None:
-            self.client.write(data)
-            self.client = None
+        client, self.client = self.client, None
+        if client is not None:
             self.free.append(self)
+            if not client.is_closing():  # it may have left at the end of a round
+                client.write(data)
 
 
 class Downstream(asyncio.Protocol):

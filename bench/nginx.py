@@ -29,6 +29,8 @@ http {{
     access_log off;
     keepalive_requests 1000000000;
     keepalive_timeout 600s;
+    # The fan-out relay dials long before it asks.
+    client_header_timeout 3600s;
     tcp_nodelay on;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;

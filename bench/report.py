@@ -174,6 +174,24 @@ def text(results: Results) -> str:
 
 def markdown(results: Results) -> str:
     """All of it, as Markdown."""
+    parts = [
+        "# Results",
+        "\n".join(f"- {line}" for line in setting(results)),
+        "## Medians, and the ratio to the relay",
+        medians(results),
+        "## Every figure",
+        _pipes([HEADINGS, *rows(results)], LEFT),
+    ]
+    if wanted := requirements(results):
+        parts += ["## Requirements", _pipes([["scenario", "requirement", "value", "verdict"], *wanted], 2)]
+    for title, lines in (("## Notes", remarks(results)), ("## Skipped", results.skipped)):
+        if lines:
+            parts += [title, "\n".join(f"- {line}" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def medians(results: Results) -> str:
+    """The one table that says most, as Markdown: docs/performance.md has it too."""
     heading = ["scenario", "unit", *results.contenders]
     body = [
         [
@@ -184,20 +202,7 @@ def markdown(results: Results) -> str:
         for scenario in results.scenarios
         if results.measured(scenario)
     ]
-    parts = [
-        "# Results",
-        "\n".join(f"- {line}" for line in setting(results)),
-        "## Medians, and the ratio to the relay",
-        _pipes([heading, *body], 2),
-        "## Every figure",
-        _pipes([HEADINGS, *rows(results)], LEFT),
-    ]
-    if wanted := requirements(results):
-        parts += ["## Requirements", _pipes([["scenario", "requirement", "value", "verdict"], *wanted], 2)]
-    for title, lines in (("## Notes", remarks(results)), ("## Skipped", results.skipped)):
-        if lines:
-            parts += [title, "\n".join(f"- {line}" for line in lines)]
-    return "\n\n".join(parts) + "\n"
+    return _pipes([heading, *body], 2)
 
 
 def _unit(scenario: Scenario) -> str:

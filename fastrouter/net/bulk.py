@@ -33,7 +33,7 @@ class Buffer:
     __slots__ = ("_holders", "view")
 
     def __init__(self) -> None:
-        self._holders: list[asyncio.Transport] = []
+        self._holders: list[tuple[asyncio.Transport, memoryview]] = []
         self.view = _room()
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ class Buffer:
     def lent_out(self) -> bool:
         """True while too many transports still have to send from buffers that were given away."""
         if len(self._holders) >= _MOST_GIVEN:
-            self._holders = [one for one in self._holders if one.get_write_buffer_size()]
+            self._holders = [one for one in self._holders if one[0].get_write_buffer_size()]
         return len(self._holders) >= _MOST_GIVEN
 
     def room(self, most: int) -> memoryview:
@@ -52,10 +52,18 @@ class Buffer:
         return view if most >= len(view) else view[:most]
 
     def give_away(self, holder: asyncio.Transport) -> None:
-        """Leave what was read to a transport that still has to send it, and take a new buffer if need be."""
+        """Leave what was read to a transport that still has to send it, and take another buffer."""
         if not self.lent_out:
-            self._holders.append(holder)
-            self.view = _room()
+            self._holders.append((holder, self.view))
+            self.view = self._returned() or _room()
+
+    def _returned(self) -> memoryview | None:
+        """Return a buffer whose holder has sent all of it: new memory costs more than the copy it saves."""
+        for place, (holder, view) in enumerate(self._holders):
+            if not holder.get_write_buffer_size():
+                del self._holders[place]
+                return view
+        return None
 
 
 def _room() -> memoryview:
@@ -79,9 +87,9 @@ class Bulk(asyncio.BufferedProtocol):
         self._view: memoryview
 
     @staticmethod
-    def fits(body: LengthBody, sink: Connection) -> bool:
-        """Tell whether a body is long enough, and its receiver fast so far."""
-        return body.remaining > WORTH_IT and not (sink.transport.get_write_buffer_size() or _BUFFER.lent_out)
+    def fits(body: LengthBody) -> bool:
+        """Tell whether a body is long enough."""
+        return body.remaining > WORTH_IT
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Offer room for the rest of the body, and for nothing behind it."""
@@ -93,16 +101,12 @@ class Bulk(asyncio.BufferedProtocol):
         self._source.moved = True
         self._body.skip(nbytes)
         transport = self._sink.transport
-        slow = 0
         if not transport.is_closing():
             transport.write(self._view[:nbytes])
-            slow = transport.get_write_buffer_size()
-            if slow:
+            if transport.get_write_buffer_size():
                 _BUFFER.give_away(transport)
         if self._body.done:
             self._pipe.finish()
-        elif slow:
-            self._pipe.leave_bulk()
 
     def data_received(self, data: bytes) -> None:
         """Leave it to the connection: some transports know no buffers."""

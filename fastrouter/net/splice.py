@@ -47,7 +47,7 @@ class Pipe:
             self._pass(held, head)
         elif held or self.body.backlog:
             self.feed(held)
-        if self.source.pipe is self and isinstance(self.body, LengthBody) and Bulk.fits(self.body, self.sink):
+        if self.source.pipe is self and isinstance(self.body, LengthBody) and Bulk.fits(self.body):
             self._bulk = True
             self.source.read_with(Bulk(self, self.body))
         if self.source.pipe is self and not self.body.backlog:
@@ -98,17 +98,13 @@ class Pipe:
 
     def detach(self) -> None:
         """Let go of both connections; bytes go to the source's buffer again."""
-        self.leave_bulk()
+        if self._bulk:
+            self._bulk = False
+            self.source.read_with(self.source)
         if self.source.pipe is self:
             self.source.pipe = None
         if self.sink.source is self.source:
             self.sink.source = None
-
-    def leave_bulk(self) -> None:
-        """Read the usual way again."""
-        if self._bulk:
-            self._bulk = False
-            self.source.read_with(self.source)
 
     def finish(self) -> None:
         """Let go of both connections, and tell that the body is complete."""

@@ -125,8 +125,16 @@ class TestSlowPeers:
         assert len(buffer._holders) <= 16
         for client in clients:
             assert (await client.response())[1] == BODY
-        assert not buffer.lent_out
-        assert repr(buffer) == "<Buffer held by 0>"
+        assert not any(holder.get_write_buffer_size() for holder, _ in buffer._holders)
+
+    async def test_a_buffer_that_was_sent_is_used_again(self, router: Stage, buffer: bulk.Buffer) -> None:
+        box = await router.sandbox(always(HEAD + BODY))
+        client = await stalled(router)
+        for _ in range(5):
+            await client.send(request(box))
+            assert (await client.response())[1] == BODY
+        assert len(buffer._holders) <= 4  # of 25 pieces
+        assert repr(buffer) == f"<Buffer held by {len(buffer._holders)}>"
 
 
 async def stalled(router: Stage) -> Client:
