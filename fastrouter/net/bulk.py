@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from fastrouter.net.connection import Connection
@@ -22,48 +22,62 @@ SIZE: Final = 1024 * 1024
 WORTH_IT: Final = 256 * 1024
 
 # A receiver that is slower than its sender keeps the buffer until it has taken all. Only so many may; for
-# others there is less room meanwhile, and what they keep is theirs alone.
+# others there is less room meanwhile, and what they keep is their own. A piece that is shorter is copied.
 _MOST_GIVEN: Final = 16
 _LITTLE: Final = 64 * 1024
+
+
+class Held(NamedTuple):
+    """A buffer that was given away, and how much of it has to be sent."""
+
+    holder: asyncio.Transport
+    view: memoryview
+    size: int
 
 
 class Buffer:
     """The one buffer of a process: what is read into it is written on before anybody else reads."""
 
-    __slots__ = ("_holders", "view")
+    __slots__ = ("_held", "view")
 
     def __init__(self) -> None:
-        self._holders: list[tuple[asyncio.Transport, memoryview]] = []
+        self._held: list[Held] = []
         self.view = _room()
 
     def __repr__(self) -> str:
-        return f"<Buffer held by {len(self._holders)}>"
+        return f"<Buffer, {len(self._held)} given away>"
 
     @property
     def lent_out(self) -> bool:
-        """True while too many transports still have to send from buffers that were given away."""
-        if len(self._holders) >= _MOST_GIVEN:
-            self._holders = [one for one in self._holders if one[0].get_write_buffer_size()]
-        return len(self._holders) >= _MOST_GIVEN
+        """True while too many buffers that were given away are still to be sent."""
+        if len(self._held) >= _MOST_GIVEN:
+            self._held = [each for place, each in enumerate(self._held) if not self._is_sent(place)]
+        return len(self._held) >= _MOST_GIVEN
 
     def room(self, most: int) -> memoryview:
         """Return room for ``most`` bytes or fewer."""
         view = memoryview(bytearray(_LITTLE)) if self.lent_out else self.view
         return view if most >= len(view) else view[:most]
 
-    def give_away(self, holder: asyncio.Transport) -> None:
-        """Leave what was read to a transport that still has to send it, and take another buffer."""
+    def give_away(self, holder: asyncio.Transport, size: int) -> None:
+        """Leave ``size`` bytes that were read to a transport that has to send them; take another buffer."""
         if not self.lent_out:
-            self._holders.append((holder, self.view))
+            self._held.append(Held(holder, self.view, size))
             self.view = self._returned() or _room()
 
     def _returned(self) -> memoryview | None:
-        """Return a buffer whose holder has sent all of it: new memory costs more than the copy it saves."""
-        for place, (holder, view) in enumerate(self._holders):
-            if not holder.get_write_buffer_size():
-                del self._holders[place]
-                return view
+        """Return a buffer that was sent: new memory costs more than the copy it saves."""
+        for place, each in enumerate(self._held):
+            if self._is_sent(place):
+                del self._held[place]
+                return each.view
         return None
+
+    def _is_sent(self, place: int) -> bool:
+        """Tell whether all that is unsent fits into what the holder was given later: it sends in order."""
+        holder = self._held[place].holder
+        later = sum(each.size for each in self._held[place + 1 :] if each.holder is holder)
+        return holder.get_write_buffer_size() <= later
 
 
 def _room() -> memoryview:
@@ -101,10 +115,14 @@ class Bulk(asyncio.BufferedProtocol):
         self._source.moved = True
         self._body.skip(nbytes)
         transport = self._sink.transport
-        if not transport.is_closing():
+        if transport.is_closing():
+            pass  # who has to know is told otherwise
+        elif nbytes < _LITTLE:
+            transport.write(bytes(self._view[:nbytes]))
+        else:
             transport.write(self._view[:nbytes])
             if transport.get_write_buffer_size():
-                _BUFFER.give_away(transport)
+                _BUFFER.give_away(transport, nbytes)
         if self._body.done:
             self._pipe.finish()
 

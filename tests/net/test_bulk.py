@@ -99,7 +99,7 @@ class TestSlowPeers:
         second = await router.sandbox(always(HEAD + other), name="other")
         slow, fast = await stalled(router), await router.client()
         await slow.send(request(box))
-        await eventually(lambda: buffer._holders != [])
+        await eventually(lambda: buffer._held != [])
         for _ in range(3):
             await fast.send(request(second, name=b"other"))
             assert (await fast.response())[1] == other
@@ -121,11 +121,11 @@ class TestSlowPeers:
         clients = [await stalled(router) for _ in range(24)]
         for client in clients:
             await client.send(request(box))
-        await settled(lambda: len(buffer._holders))
-        assert len(buffer._holders) <= 16
+        await settled(lambda: len(buffer._held))
+        assert len(buffer._held) <= 16
         for client in clients:
             assert (await client.response())[1] == BODY
-        assert not any(holder.get_write_buffer_size() for holder, _ in buffer._holders)
+        assert not any(holder.get_write_buffer_size() for holder, _, _ in buffer._held)
 
     async def test_a_buffer_that_was_sent_is_used_again(self, router: Stage, buffer: bulk.Buffer) -> None:
         box = await router.sandbox(always(HEAD + BODY))
@@ -133,8 +133,8 @@ class TestSlowPeers:
         for _ in range(5):
             await client.send(request(box))
             assert (await client.response())[1] == BODY
-        assert len(buffer._holders) <= 4  # of 25 pieces
-        assert repr(buffer) == f"<Buffer held by {len(buffer._holders)}>"
+        assert len(buffer._held) <= 3  # of 25 pieces
+        assert repr(buffer) == f"<Buffer, {len(buffer._held)} given away>"
 
 
 async def stalled(router: Stage) -> Client:
@@ -142,6 +142,35 @@ async def stalled(router: Stage) -> Client:
     client = await router.client()
     client.reader._limit = 1024  # type: ignore[attr-defined]
     return client
+
+
+class FakeTransport(asyncio.Transport):
+    """Tells how much it still has to send."""
+
+    unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+
+def test_a_buffer_is_used_again_only_when_none_of_it_can_be_unsent() -> None:
+    buffer, slow = bulk.Buffer(), FakeTransport()
+    first = buffer.view
+    slow.unsent = 100
+    buffer.give_away(slow, 100)
+    second = buffer.view
+    slow.unsent = 50 + 70
+    buffer.give_away(slow, 70)
+    assert all(
+        buffer.view is not each for each in (first, second)
+    )  # 50 bytes of the first may still be there
+    third = buffer.view
+    slow.unsent = 70 + 30 + 1
+    buffer.give_away(slow, 30)  # one byte of the first
+    assert all(buffer.view is not each for each in (first, second, third))
+    slow.unsent = 70 + 30 + 40
+    buffer.give_away(slow, 40)
+    assert buffer.view is first
 
 
 class TestEnds:
