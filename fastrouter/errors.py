@@ -59,10 +59,14 @@ MISSING_TOKEN: Final = _client(401, "missing_token", "Missing or invalid Authori
 INVALID_TOKEN: Final = _client(401, "invalid_token", "Invalid token.")
 METHOD_NOT_ALLOWED: Final = _client(405, "method_not_allowed", "Method not allowed.")
 REQUEST_TIMEOUT: Final = _client(408, "request_timeout", "Timed out reading the request.")
+BODY_TOO_LARGE: Final = _client(413, "body_too_large", "Request body too large.")
 TARGET_TOO_LONG: Final = _client(414, "target_too_long", "Request target too long.")
 HEADERS_TOO_LARGE: Final = _client(431, "headers_too_large", "Request header fields too large.")
 TOO_MANY_CONNECTIONS: Final = _client(
     429, "too_many_connections", "Too many concurrent connections for this client."
+)
+SANDBOX_BUSY: Final = _client(
+    429, "too_many_connections", "Too many concurrent connections for this sandbox."
 )
 UNSUPPORTED_CODING: Final = _client(501, "unsupported_coding", "Transfer coding not supported.")
 UNSUPPORTED_VERSION: Final = _client(505, "unsupported_version", "HTTP version not supported.")
@@ -83,6 +87,7 @@ UPSTREAM_TIMEOUT: Final = Cause(
     Source.UPSTREAM, 504, "upstream_timeout", "Timed out waiting for the backend sandbox: {sandbox}"
 )
 
+OVERLOADED: Final = Cause(Source.ROUTER, 503, "overloaded", "The router is at its connection limit.")
 SHUTTING_DOWN: Final = Cause(Source.ROUTER, 503, "shutting_down", "The router is shutting down.")
 INTERNAL_ERROR: Final = Cause(
     Source.ROUTER, 500, "internal_error", "An internal error occurred in the proxy."

@@ -18,6 +18,7 @@ from fastrouter.errors import (
     MalformedMessageError,
     RouterError,
 )
+from fastrouter.net.dialer import Attempts
 from fastrouter.net.splice import Pipe
 from fastrouter.policy import rewrite
 from fastrouter.policy.authorize import authorize
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from fastrouter.net.downstream import Downstream, Owner
     from fastrouter.net.pool import Lease
     from fastrouter.policy.plan import RequestPlan
-    from fastrouter.policy.target import Target
+    from fastrouter.policy.target import PoolKey, Target
     from fastrouter.telemetry.outcome import Outcome
 
 
@@ -37,6 +38,8 @@ class Exchange(ResponseSide):
     """Carries the requests of one client connection, one after the other."""
 
     __slots__ = (
+        "_bulkhead",
+        "_entered",
         "_first",
         "_lease",
         "_owner",
@@ -59,6 +62,8 @@ class Exchange(ResponseSide):
         self._peer = peer
         self._peer_line = peer.encode("ascii") + b"\r\n\r\n"
         self._trusted = is_trusted(peer, owner.settings.trusted_proxies)
+        self._bulkhead = owner.bulkhead
+        self._entered: PoolKey | None = None
         self._lease: Lease | None = None
         self._first = b""
         self._replayable = False
@@ -80,7 +85,7 @@ class Exchange(ResponseSide):
             client.buffer = held[length:]
             outcome.bytes_in = length
             return held[:length]
-        self.body = LengthBody(length) if length > 0 else ChunkedBody(rewrite.trailers)
+        self.body = LengthBody(length) if length > 0 else self._chunked()
         client.buffer = b""
         try:
             first = self.body.feed(held)
@@ -89,6 +94,9 @@ class Exchange(ResponseSide):
         if self.body.done:
             client.buffer = self.body.excess
         return first
+
+    def _chunked(self) -> ChunkedBody:
+        return ChunkedBody(rewrite.trailers, limit=self._owner.settings.max_body)
 
     def run(
         self, plan: RequestPlan, first: bytes, outcome: Outcome, *, keep: bool
@@ -124,12 +132,23 @@ class Exchange(ResponseSide):
         if plan.timeout_fault is not None:
             self._owner.warn_of_timeout(plan.timeout_fault)
         self._replayable = plan.is_idempotent and self._request_sent()
-        lease = self._pool.reuse(target) or await self._pool.dial(target, self.timeout)
+        if self._bulkhead is not None:
+            self._bulkhead.enter(target.key)
+            self._entered = target.key
         try:
-            self._send_request(lease, first)
+            self._send_request(self._pool.reuse(target) or await self._dial(target), first)
             return await self._finish(target, first)
         finally:
             self.end()
+
+    async def _dial(self, target: Target) -> Lease:
+        attempts = Attempts()
+        began = time.monotonic()
+        try:
+            return await self._pool.dial(target, self.timeout, attempts)
+        finally:
+            self.outcome.dials += attempts.count
+            self.outcome.dial_seconds += time.monotonic() - began
 
     def begin(self, plan: RequestPlan, route: Target, first: bytes, outcome: Outcome) -> bool:
         """Begin an exchange for which nothing has to be waited for, and tell whether that could be done.
@@ -143,9 +162,14 @@ class Exchange(ResponseSide):
                 authorize(plan.credentials, self._token)
             except RouterError:
                 return False  # `run` will say so
+        if self._bulkhead is not None and self._bulkhead.is_full(route.key):
+            return False  # likewise
         lease = self._pool.reuse(route)
         if lease is None:
             return False
+        if self._bulkhead is not None:
+            self._bulkhead.enter(route.key)
+            self._entered = route.key
         self.plan, self.outcome, self._keep = plan, outcome, True
         self.timeout = plan.timeout or self._owner.settings.proxy_timeout
         self.body = None
@@ -188,7 +212,7 @@ class Exchange(ResponseSide):
             if not (self._replayable and _went_stale(lease, error)):
                 raise
             lease.discard()
-            lease = await self._pool.dial(target, self.timeout)
+            lease = await self._dial(target)
             self._send_request(lease, first)
             while not self._done:
                 await lease.connection.changed()
@@ -224,6 +248,9 @@ class Exchange(ResponseSide):
 
     def end(self) -> None:
         """Let go of everything; an unreleased lease is discarded, which closes the sandbox's connection."""
+        if self._entered is not None and self._bulkhead is not None:
+            self._bulkhead.leave(self._entered)
+            self._entered = None
         lease, self._lease = self._lease, None
         if lease is None:
             return

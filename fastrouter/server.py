@@ -9,9 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastrouter.net.backend import Backend
+from fastrouter.net.bulkhead import Bulkhead
 from fastrouter.net.deadlines import Sweep
 from fastrouter.net.dialer import Dialer
 from fastrouter.net.downstream import Downstream
+from fastrouter.net.listener import SHED, Listener, Room
 from fastrouter.net.pool import Pool
 from fastrouter.net.resolver import Resolver
 from fastrouter.net.tunnel import Limits, Tunnels
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from fastrouter.settings import Settings
     from fastrouter.telemetry.access_log import AccessLog
 
-_BACKLOG = 4096
 _WARNING_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ class Server:
         *,
         backend: httpcore.AsyncNetworkBackend | None = None,
         access_log: AccessLog | None = None,
+        file_limit: int = 0,
     ) -> None:
+        """Serve nobody yet; with ``file_limit``, the process's limit of open files, keep below it."""
         self.settings = settings
         self.access_log = access_log
         self.shutting_down = False
@@ -62,7 +65,12 @@ class Server:
             self.resolver = Resolver(settings.dns_servers, keep=settings.max_keepalive > 0)
             backend = Backend(self.resolver)
         self.pool = Pool(max_idle=settings.max_keepalive, expiry=settings.keepalive_expiry)
-        self.pool.dialer = Dialer(backend, self._make_upstream, retry_window=settings.dial_retry)
+        self.pool.dialer = Dialer(
+            backend,
+            self._make_upstream,
+            retry_window=settings.dial_retry,
+            make_room=lambda: self.pool.shed(SHED),
+        )
         self.tunnels = Tunnels(
             Limits(
                 idle=settings.websocket_idle_timeout,
@@ -71,8 +79,11 @@ class Server:
                 per_client=settings.websocket_max_per_client,
             )
         )
+        self.bulkhead = Bulkhead(settings.max_per_sandbox) if settings.max_per_sandbox else None
+        self._room = Room(file_limit)
+        self._admitted = 0
         self._sweep = Sweep([self._tick, self.pool.expire])
-        self._listener: asyncio.Server | None = None
+        self._listener = Listener(self.make_downstream, settings.host, settings.port)
         self._closed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -80,10 +91,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen; raises ``OSError`` where the address is taken or not ours."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            self.make_downstream, self.settings.host, self.settings.port, backlog=_BACKLOG
-        )
+        await self._listener.start()
         self.start_sweep()
 
     def start_sweep(self) -> None:
@@ -93,10 +101,7 @@ class Server:
     @property
     def address(self) -> tuple[str, int]:
         """The address and port that is listened on."""
-        if self._listener is None:
-            return self.settings.host, self.settings.port
-        host, port = self._listener.sockets[0].getsockname()[:2]
-        return host, port
+        return self._listener.address
 
     def statistics(self) -> dict[str, object]:
         """Return the numbers that show the router's state."""
@@ -104,6 +109,7 @@ class Server:
             "requests": self.requests,
             "errors": self.errors,
             "downstream_connections": len(self.connections),
+            "accepting": not self._listener.paused,
             **self.pool.statistics(),
             "dial_attempts": self.pool.dialer.attempts,
             "request_heads": repr(self.request_heads),
@@ -115,6 +121,19 @@ class Server:
         """Return the protocol of one accepted connection."""
         return Downstream(asyncio.get_running_loop(), self)
 
+    def _make_room(self) -> None:
+        """Close idle connections to sandboxes for want of files; where that is not enough, stop accepting."""
+        self.pool.shed(SHED)
+        if self._room.is_short(self._open_files()) and not self._listener.paused:
+            self._listener.pause()
+            _log.warning("out of file descriptors: accepting no connections", extra=self._numbers())
+
+    def _open_files(self) -> int:
+        return len(self.connections) + self.pool.open + self.pool.dialer.under_way
+
+    def _numbers(self) -> dict[str, int]:
+        return {"clients": len(self.connections), "sandboxes": self.pool.open, "limit": self._room.limit}
+
     def _make_upstream(self, target: Target) -> Upstream:
         return Upstream(asyncio.get_running_loop(), target, self.response_heads, self.pool)
 
@@ -125,19 +144,29 @@ class Server:
             self._quiet_until = now + _WARNING_SECONDS
             _log.warning("invalid X-Sandbox-Timeout: the default is used", extra={"value": value[:100]})
 
-    def opened(self, connection: Downstream) -> None:
-        """Register a connection."""
+    def opened(self, connection: Downstream) -> bool:
+        """Register a connection; tell whether it is one of ``MAX_CONNECTIONS``."""
         self.connections.add(connection)
+        if self._room.is_short(self._open_files()):
+            self._make_room()
+        if 0 < self.settings.max_connections <= self._admitted:
+            return False
+        self._admitted += 1
+        return True
 
     def closed(self, connection: Downstream) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
+        self._admitted -= connection.admitted
         self._closed.set()
 
     def _tick(self) -> None:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.tick(now)
+        if self._listener.paused and self._room.is_back(self._open_files()) and not self.shutting_down:
+            self._listener.resume()
+            _log.info("accepting connections again", extra=self._numbers())
         if self.shutting_down:
             self._closed.set()  # a connection is idle or flushed without closing, too: look again
         if self.access_log is not None:
@@ -146,8 +175,7 @@ class Server:
     async def shutdown(self) -> None:
         """Stop: no new connections, 503 for new requests, then wait for exchanges up to the grace time."""
         self.shutting_down = True
-        if self._listener is not None:
-            self._listener.close()
+        self._listener.close()
         for connection in self.connections:
             connection.finish()
         try:
@@ -187,6 +215,7 @@ def rules_of(settings: Settings) -> Rules:
     return Rules(
         cluster_domain=settings.cluster_domain,
         longest_timeout=settings.proxy_timeout,
+        longest_body=settings.max_body,
         credentials=credentials if settings.auth_token else b"",
         drops=frozenset(drops),
         honour_pod_ip=settings.honours_pod_ip,

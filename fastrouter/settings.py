@@ -42,6 +42,9 @@ class Settings:
     request_head_timeout: float = 10.0
     client_keepalive: float = 650.0
     shutdown_grace: float = 30.0
+    max_connections: int = 0
+    max_per_sandbox: int = 0
+    max_body: int = 0
     access_log: bool = True
     auth_token: str = field(default="", repr=False)
     auth_header: str = "Authorization"
@@ -146,6 +149,24 @@ OPTIONS: Final = (
         parsers.seconds(zero=True),
         "How long exchanges may finish after SIGTERM or SIGINT.",
         variable="SHUTDOWN_GRACE_SECONDS",
+    ),
+    Option(
+        "max_connections",
+        parsers.count,
+        "Client connections at once; more are answered 503. 0: as many as the open-file limit allows.",
+        variable="MAX_CONNECTIONS",
+    ),
+    Option(
+        "max_per_sandbox",
+        parsers.count,
+        "Requests that one sandbox has at once; more are answered 429. 0: any number.",
+        variable="MAX_CONNECTIONS_PER_SANDBOX",
+    ),
+    Option(
+        "max_body",
+        parsers.count,
+        "Longest request body in bytes; a longer one is answered 413. 0: any length.",
+        variable="MAX_REQUEST_BODY_BYTES",
     ),
     Option("access_log", parsers.flag, "One line per request on standard output.", variable="ACCESS_LOG"),
     Option(

@@ -56,10 +56,10 @@ async def until_signal() -> signal.Signals:
 
 async def serve(settings: Settings) -> int:
     """Run one router until a signal; return the exit code."""
-    raise_file_limit()
+    file_limit = raise_file_limit()
     keep_freed_memory()
     access_log = AccessLog(sys.stdout.fileno()) if settings.access_log else None
-    server = Server(settings, access_log=access_log)
+    server = Server(settings, access_log=access_log, file_limit=file_limit)
     try:
         await server.start()
     except OSError as error:
@@ -94,7 +94,8 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
 
 
-def raise_file_limit() -> None:
-    """Raise the limit of open files to the hard limit: each exchange holds two."""
+def raise_file_limit() -> int:
+    """Raise the limit of open files to the hard limit, and return it: each exchange holds two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

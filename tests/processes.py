@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,18 @@ class RouterProcess:
 
 
 @asynccontextmanager
-async def router_process(**environ: str) -> AsyncIterator[RouterProcess]:
-    """Run ``fastrouter serve`` on a free loopback port with variables of its own; end it afterwards."""
+async def router_process(files: int = 0, **environ: str) -> AsyncIterator[RouterProcess]:
+    """Run ``fastrouter serve`` on a free loopback port with variables of its own; end it afterwards.
+
+    ``files`` limits how many it may have open.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "fastrouter", "serve", "--host", "127.0.0.1", "--port", "0"),
         env={**os.environ, **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)) if files else None,
     )
     router = RouterProcess(process)
     follower = asyncio.create_task(router.follow())

@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "server": {"errors", "net", "policy", "settings", "telemetry", "wire"},
     "net.downstream": {"errors", "exchange", "net.inbound", "policy", "telemetry", "wire"},
     "net.inbound": {"errors", "net.connection", "wire"},
-    "exchange": {"errors", "net.pool", "net.splice", "policy", "response", "wire"},
+    "exchange": {"errors", "net.dialer", "net.pool", "net.splice", "policy", "response", "wire"},
     "response": {"errors", "net.splice", "net.tunnel", "policy", "wire"},
     # Below the exchange: bytes and lifetimes. Of policy only Target, the name of what is dialled.
     "net.pool": {"errors", "net.dialer", "net.upstream", "policy.target"},
@@ -39,6 +39,8 @@ ARROWS: dict[str, set[str]] = {
     "net.tunnel": {"errors", "net.splice", "wire"},
     "net.resolver": {"errors"},
     "net.connection": set(),
+    "net.bulkhead": {"errors"},
+    "net.listener": set(),
     "net.bulk": set(),
     "net.stream": set(),
     "net.deadlines": set(),

@@ -35,6 +35,14 @@ TABLE = [
         "too_many_connections",
     ),
     (errors.REQUEST_TIMEOUT, Source.CLIENT, 408, "Timed out reading the request.", "request_timeout"),
+    (
+        errors.SANDBOX_BUSY,
+        Source.CLIENT,
+        429,
+        "Too many concurrent connections for this sandbox.",
+        "too_many_connections",
+    ),
+    (errors.BODY_TOO_LARGE, Source.CLIENT, 413, "Request body too large.", "body_too_large"),
     (errors.TARGET_TOO_LONG, Source.CLIENT, 414, "Request target too long.", "target_too_long"),
     (errors.HEADERS_TOO_LARGE, Source.CLIENT, 431, "Request header fields too large.", "headers_too_large"),
     (errors.UNSUPPORTED_CODING, Source.CLIENT, 501, "Transfer coding not supported.", "unsupported_coding"),
@@ -65,6 +73,7 @@ TABLE = [
         "Timed out waiting for the backend sandbox: box",
         "upstream_timeout",
     ),
+    (errors.OVERLOADED, Source.ROUTER, 503, "The router is at its connection limit.", "overloaded"),
     (errors.SHUTTING_DOWN, Source.ROUTER, 503, "The router is shutting down.", "shutting_down"),
     (errors.INTERNAL_ERROR, Source.ROUTER, 500, "An internal error occurred in the proxy.", "internal_error"),
 ]

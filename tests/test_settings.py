@@ -85,6 +85,9 @@ VALID = [
     ("REQUEST_HEAD_TIMEOUT_SECONDS", "1", 1.0),
     ("CLIENT_KEEPALIVE_SECONDS", "1e3", 1000.0),
     ("SHUTDOWN_GRACE_SECONDS", "0", 0.0),
+    ("MAX_CONNECTIONS", "5000", 5000),
+    ("MAX_CONNECTIONS_PER_SANDBOX", "100", 100),
+    ("MAX_REQUEST_BODY_BYTES", "1073741824", 2**30),
     *[("ACCESS_LOG", text, True) for text in ("1", "true", "T", "YES", "y", "On")],
     *[("ACCESS_LOG", text, False) for text in ("0", "FALSE", "f", "no", "N", "off")],
     ("ROUTER_AUTH_TOKEN", "  secret \n", "secret"),
@@ -157,6 +160,11 @@ INVALID = [
     ],
     *[("DIAL_RETRY_SECONDS", text) for text in NO_SECONDS],
     *[("MAX_KEEPALIVE_CONNECTIONS", text) for text in ("", "-1", "1.5", "many", "1" * 16)],
+    *[
+        (name, text)
+        for name in ("MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_SANDBOX", "MAX_REQUEST_BODY_BYTES")
+        for text in ("", "-1", "1.5", "1k")
+    ],
     *[("KEEPALIVE_EXPIRY_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("REQUEST_HEAD_TIMEOUT_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("CLIENT_KEEPALIVE_SECONDS", text) for text in (*NO_SECONDS, "0")],

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from fastrouter.net.dialer import Attempts
 from fastrouter.net.pool import Lease, Pool
 from fastrouter.policy.target import Target
 from tests.support import (
@@ -224,8 +225,8 @@ class TestRaces:
     ) -> None:
         dial = Pool.dial
 
-        async def late(pool: Pool, target: Target, limit: float) -> Lease:
-            lease = await dial(pool, target, limit)
+        async def late(pool: Pool, target: Target, limit: float, attempts: Attempts) -> Lease:
+            lease = await dial(pool, target, limit, attempts)
             await eventually(lambda: lease.connection.eof)
             return lease
 

@@ -140,7 +140,8 @@ async def seen(router: Stage, client: Client) -> tuple[bytes, bool]:
 
 def facts(line: dict[str, object]) -> dict[str, object]:
     """Return what an access line says of the request, without when, how long and by which connection."""
-    return {name: line[name] for name in line.keys() - {"time", "duration_ms", "upstream", "connection"}}
+    other = {"time", "duration_ms", "upstream", "connection", "dials", "dial_ms"}
+    return {name: line[name] for name in line.keys() - other}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -28,6 +28,15 @@ _FIRST_BACKOFF: Final = 0.05
 _MAX_BACKOFF: Final = 0.5
 
 
+class Attempts:
+    """How many attempts to connect one request has waited for."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Gate:
     """The dialling of one sandbox: one leader tries, the others wait for the outcome of its attempts."""
 
@@ -61,34 +70,46 @@ class Dialer:
         make_connection: Callable[[Target], Upstream],
         *,
         retry_window: float,
+        make_room: Callable[[], object] = lambda: None,
     ) -> None:
+        """Make connections by ``make_connection``; ``make_room`` is called when file descriptors run out."""
         self._backend = backend
         self._make_connection = make_connection
         self._retry_window = retry_window
+        self._make_room = make_room
+        self.under_way = 0
+        """Attempts under way."""
         self._gates: dict[PoolKey, Gate] = {}
         self.attempts = 0
 
     def __repr__(self) -> str:
         return f"<Dialer gates={len(self._gates)} attempts={self.attempts}>"
 
-    async def dial(self, target: Target, timeout: float) -> Upstream:
-        """Return a fresh connection; raise the ``RouterError`` of the last attempt in the window."""
+    async def dial(self, target: Target, timeout: float, attempts: Attempts | None = None) -> Upstream:
+        """Return a fresh connection; raise the ``RouterError`` of the last attempt in the window.
+
+        ``attempts`` counts those that this request waits for, its own and the leader's.
+        """
+        attempts = attempts or Attempts()
         window_end = time.monotonic() + self._retry_window
         gate: Gate | None = None
         while True:
             before, gate = gate, self._gates.get(target.key)
             if gate is None:
-                return await self._lead(target, timeout, window_end, before)
+                return await self._lead(target, timeout, window_end, before, attempts)
             outcome = await asyncio.shield(gate.outcome)
+            attempts.count += 1
             if outcome is True:
                 try:
-                    return await self._attempt(target, timeout)
+                    return await self._attempt(target, timeout, attempts)
                 except RouterError as error:
                     outcome = error
             if isinstance(outcome, RouterError) and time.monotonic() + gate.pause >= window_end:
                 raise RouterError(outcome.cause, outcome.note)
 
-    async def _lead(self, target: Target, timeout: float, window_end: float, before: Gate | None) -> Upstream:
+    async def _lead(
+        self, target: Target, timeout: float, window_end: float, before: Gate | None, attempts: Attempts
+    ) -> Upstream:
         gate = self._gates[target.key] = Gate(asyncio.get_running_loop(), before)
         outcome: RouterError | bool | None = None
         try:
@@ -97,7 +118,7 @@ class Dialer:
                     await asyncio.sleep(gate.pause)
                     gate.pause = 0.0
                 try:
-                    connection = await self._attempt(target, timeout)
+                    connection = await self._attempt(target, timeout, attempts)
                 except RouterError as error:
                     gate.pause = next(gate.pauses)
                     if error.cause.source is not Source.DIAL or time.monotonic() + gate.pause > window_end:
@@ -111,14 +132,20 @@ class Dialer:
             del self._gates[target.key]
             gate.tell(outcome)
 
-    async def _attempt(self, target: Target, timeout: float) -> Upstream:
+    async def _attempt(self, target: Target, timeout: float, attempts: Attempts) -> Upstream:
         self.attempts += 1
+        attempts.count += 1
+        self.under_way += 1
         try:
             stream = await self._backend.connect_tcp(
                 target.host, target.port, timeout=min(timeout, MAX_CONNECT_SECONDS)
             )
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            if _out_of_files(error):
+                self._make_room()
             raise RouterError(_cause(error), str(error)) from error
+        finally:
+            self.under_way -= 1
         connection = self._make_connection(target)
         attach(stream, connection)
         return connection
@@ -130,6 +157,11 @@ def _backoff() -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards no secret
         pause = min(2 * pause, _MAX_BACKOFF)
+
+
+def _out_of_files(error: BaseException) -> bool:
+    behind = error.__cause__
+    return isinstance(behind, OSError) and behind.errno in {errno.EMFILE, errno.ENFILE}
 
 
 def _cause(error: httpcore.ConnectError | httpcore.ConnectTimeout) -> Cause:

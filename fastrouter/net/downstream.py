@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from fastrouter.errors import (
     INTERNAL_ERROR,
+    OVERLOADED,
     REQUEST_TIMEOUT,
     SHUTTING_DOWN,
     MalformedMessageError,
@@ -25,6 +26,7 @@ from fastrouter.wire.framing import Body, LengthBody
 from fastrouter.wire.heads import END
 
 if TYPE_CHECKING:
+    from fastrouter.net.bulkhead import Bulkhead
     from fastrouter.net.pool import Pool
     from fastrouter.net.tunnel import Tunnels
     from fastrouter.policy.plan import RequestPlan
@@ -57,8 +59,10 @@ class Owner(Protocol):
     def warn_of_timeout(self, value: str) -> None:
         """Log an ``X-Sandbox-Timeout`` that is none."""
 
-    def opened(self, connection: Downstream) -> None:
-        """Register the connection."""
+    bulkhead: Bulkhead | None
+
+    def opened(self, connection: Downstream) -> bool:
+        """Register the connection; tell whether there is room for it."""
 
     def closed(self, connection: Downstream) -> None:
         """Forget the connection."""
@@ -67,13 +71,15 @@ class Owner(Protocol):
 class Downstream(Inbound):
     """One client connection and its one task."""
 
-    __slots__ = ("_exchange", "_owner", "_task", "peer")
+    __slots__ = ("_exchange", "_owner", "_task", "admitted", "peer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner) -> None:
         super().__init__(loop, owner.settings)
         self._owner = owner
         self._exchange: Exchange
         self._task: asyncio.Task[None] | None = None
+        self.admitted = False
+        """Whether it is one of ``MAX_CONNECTIONS``; any other is told so and closed."""
         self.peer = ""
 
     def __repr__(self) -> str:
@@ -87,8 +93,8 @@ class Downstream(Inbound):
         self.peer = peer[0] if peer else "unknown"
         self._exchange = Exchange(self, self.peer, self._owner)
         self.deadline = time.monotonic() + settings.request_head_timeout
-        self._owner.opened(self)
-        self._task = self.loop.create_task(self._serve())
+        self.admitted = self._owner.opened(self)
+        self._task = self.loop.create_task(self._serve() if self.admitted else self._refuse())
 
     def data_received(self, data: bytes) -> None:
         """Begin an exchange at once where that can be done; else keep the bytes, and wake the task."""
@@ -152,9 +158,22 @@ class Downstream(Inbound):
             if self._exchange.under_way:  # the client left before the task was needed
                 self._exchange.end()
                 self._account(self._exchange.plan.log_subject, self._exchange.outcome)
-            self._task = None
-            self.enter(Phase.CLOSING, FLUSH_SECONDS)
-            self.transport.close()
+            self._close()
+
+    async def _refuse(self) -> None:
+        """Say that there is no room for another connection, and close."""
+        outcome = Outcome(time.monotonic())
+        try:
+            self._reply(RouterError(OVERLOADED), None, outcome, close=True)
+            self._account(NO_SUBJECT, outcome)
+            await self.linger()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._task = None
+        self.enter(CLOSING, FLUSH_SECONDS)
+        self.transport.close()
 
     async def _answer_next(self) -> bool:
         """Read one request and answer it; return whether the connection goes on."""

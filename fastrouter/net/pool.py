@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fastrouter.net.dialer import Dialer
+from fastrouter.net.dialer import Attempts, Dialer
 from fastrouter.net.upstream import State, Upstream
 from fastrouter.policy.target import PoolKey, Target
 
@@ -124,9 +124,9 @@ class Pool:
         connection.pooled = False
         self._resting -= 1
 
-    async def dial(self, target: Target, timeout: float) -> Lease:
+    async def dial(self, target: Target, timeout: float, attempts: Attempts | None = None) -> Lease:
         """Return a lease of a fresh connection; one attempt takes at most ``timeout`` seconds."""
-        return self._lease(await self.dialer.dial(target, timeout), reused=False)
+        return self._lease(await self.dialer.dial(target, timeout, attempts), reused=False)
 
     def _lease(self, connection: Upstream, *, reused: bool) -> Lease:
         self.counters.acquired += 1
@@ -204,6 +204,20 @@ class Pool:
         del self._spent[:_CLOSED_AT_ONCE]
         if self._spent:
             asyncio.get_running_loop().call_soon(self._close_spent)
+
+    @property
+    def open(self) -> int:
+        """How many connections to sandboxes are open, idle or leased."""
+        counters = self.counters
+        return self._resting + counters.acquired - counters.released - counters.discarded
+
+    def shed(self, count: int) -> int:
+        """Close up to ``count`` idle connections for want of file descriptors; return how many were."""
+        shed = 0
+        while self._idle and shed < count:
+            self._drop(next(iter(self._idle.values())))
+            shed += 1
+        return shed
 
     def close(self) -> None:
         """Close all idle connections."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as _escape
 from typing import Final
 
-from fastrouter.errors import RouterError
+from fastrouter.errors import BODY_TOO_LARGE, RouterError
 from fastrouter.policy import rewrite
 from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import Target, resolve_target, timeout_of
@@ -112,6 +112,8 @@ def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
     upstream_head = trusted_head = b""
     try:
         target = resolve_target(head.fields, rules.cluster_domain, honour_pod_ip=rules.honour_pod_ip)
+        if 0 < rules.longest_body < head.framing.length:
+            raise RouterError(BODY_TOO_LARGE)
         upstream_head = rewrite.request_head(head, target, rules, upgrade=upgrade)
         if rules.trusts_proxies:
             trusted_head = rewrite.request_head(head, target, rules, trusted=True, upgrade=upgrade)

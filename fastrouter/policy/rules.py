@@ -11,6 +11,8 @@ class Rules(NamedTuple):
     cluster_domain: str = "cluster.local"
     longest_timeout: float = 180.0
     """Cap of ``X-Sandbox-Timeout``, seconds."""
+    longest_body: int = 0
+    """Cap of request bodies, bytes; 0: none."""
     credentials: bytes = b""
     """The field that carries the router's token; empty where none is asked for."""
     drops: frozenset[bytes] = frozenset({b"authorization"})

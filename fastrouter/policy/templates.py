@@ -44,14 +44,14 @@ class RequestTemplates:
             return None
         marks = _marks(key, values, numbers=lengths + timeouts)
         marked = plan_request(restore(key, marks), self._rules)
-        template = RequestTemplate(marked, marks, lengths, timeouts, self._rules.longest_timeout)
+        template = RequestTemplate(marked, marks, lengths, timeouts, self._rules)
         return template if template.fill(b"", values) == plan else None
 
 
 class RequestTemplate:
     """The plan of all heads with one key, but for their values."""
 
-    __slots__ = ("_length", "_longest_timeout", "_plan", "_timeout", "_trusted", "_upstream")
+    __slots__ = ("_length", "_longest_body", "_longest_timeout", "_plan", "_timeout", "_trusted", "_upstream")
 
     def __init__(
         self,
@@ -59,14 +59,15 @@ class RequestTemplate:
         marks: list[bytes],
         lengths: list[int],
         timeouts: list[int],
-        longest_timeout: float,
+        rules: Rules,
     ) -> None:
         self._plan = marked
         self._upstream = Text(marked.upstream_head, marks)
         self._trusted = Text(marked.trusted_head, marks) if marked.trusted_head else None
         self._length = lengths[0] if lengths else None
         self._timeout = timeouts[0] if timeouts else None
-        self._longest_timeout = longest_timeout
+        self._longest_timeout = rules.longest_timeout
+        self._longest_body = rules.longest_body
 
     def fill(self, raw: bytes, values: list[bytes]) -> RequestPlan | None:
         """Return the plan of one head; None where its values need a closer look."""
@@ -74,6 +75,8 @@ class RequestTemplate:
         length, timeout = plan.body_length, plan.timeout
         if self._length is not None:
             length = int(values[self._length])
+            if 0 < self._longest_body < length:
+                return None
         if self._timeout is not None:
             timeout = seconds_of(values[self._timeout], self._longest_timeout)
             if timeout is None:

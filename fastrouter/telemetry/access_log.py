@@ -58,6 +58,8 @@ class AccessLog:
             upstream = f'"upstream":"{outcome.upstream}","connection":"{connection}"'
         else:
             upstream = '"upstream":null,"connection":null'
+        if outcome.dials:
+            upstream += f',"dials":{outcome.dials},"dial_ms":{outcome.dial_seconds * 1000:.3f}'
         error = f'"{outcome.reason}"' if outcome.reason else "null"
         line = (
             f'{{"time":"{self._stamp}",{subject},'

@@ -6,7 +6,17 @@ from __future__ import annotations
 class Outcome:
     """The facts of one request that the access log and the counters tell."""
 
-    __slots__ = ("bytes_in", "bytes_out", "reason", "reused", "started", "status", "upstream")
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "dial_seconds",
+        "dials",
+        "reason",
+        "reused",
+        "started",
+        "status",
+        "upstream",
+    )
 
     def __init__(self, started: float) -> None:
         self.started = started
@@ -20,5 +30,8 @@ class Outcome:
         self.upstream = ""
         """The address that was dialled, once there is a connection."""
         self.reused = False
+        self.dials = 0
+        """Attempts to connect that this request waited for, its own and others'; 0: none was needed."""
+        self.dial_seconds = 0.0
         self.reason = ""
         """The reason word, where the request failed."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 import h11
 
-from fastrouter.errors import MalformedMessageError, TruncatedMessageError
+from fastrouter.errors import BODY_TOO_LARGE, MalformedMessageError, TruncatedMessageError
 from fastrouter.wire.fields import BARE_LF, Fields, is_field_block
 
 
@@ -138,9 +138,11 @@ class ChunkedBody:
     """
 
     __slots__ = (
+        "_announced",
         "_expected",
         "_held",
         "_in_trailers",
+        "_limit",
         "_reader",
         "_reframe",
         "_trailers",
@@ -150,7 +152,10 @@ class ChunkedBody:
         "total",
     )
 
-    def __init__(self, trailers: TrailerRewrite, *, reframe: bool = True) -> None:
+    def __init__(self, trailers: TrailerRewrite, *, reframe: bool = True, limit: int = 0) -> None:
+        """Pass ``trailers`` on; refuse a body of over ``limit`` bytes (0: none) when its size is told."""
+        self._limit = limit
+        self._announced = 0
         self._reader = h11.Connection(h11.SERVER, max_incomplete_event_size=2 * _MAX_TRAILERS)
         self._reader.receive_data(_CHUNKED_HEAD)
         self._reader.next_event()
@@ -213,6 +218,9 @@ class ChunkedBody:
             if match is None:
                 raise MalformedMessageError("malformed chunk size")
             size = int(match[1], 16)
+            self._announced += size
+            if 0 < self._limit < self._announced:
+                raise MalformedMessageError("body over the limit", BODY_TOO_LARGE)
             self._in_trailers = size == 0
             self._expected = size + 2 if size else 0
         return line

@@ -58,7 +58,12 @@ class FakeDialer:
         self._pool = pool
         self.attempts = 0
 
-    async def dial(self, target: Target, timeout: float) -> Upstream:  # noqa: ASYNC109 - as Dialer's
+    async def dial(
+        self,
+        target: Target,
+        timeout: float,  # noqa: ASYNC109 - as Dialer's
+        attempts: object = None,
+    ) -> Upstream:
         self.attempts += 1
         loop = asyncio.get_running_loop()
         connection = Upstream(loop, target, HeadCache(plan_response), self._pool)

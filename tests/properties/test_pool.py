@@ -77,7 +77,7 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.patch.stop()
 
-    async def dial(self, target: Target, _timeout: float) -> Upstream:
+    async def dial(self, target: Target, _timeout: float, _attempts: object = None) -> Upstream:
         loop = cast(asyncio.AbstractEventLoop, None)
         connection = Upstream(loop, target, HeadCache(plan_response), self.pool)
         connection.connection_made(Wire())

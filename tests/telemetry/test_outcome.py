@@ -16,6 +16,8 @@ def test_an_outcome_begins_without_a_status_and_without_bytes() -> None:
         "bytes_out": 0,
         "upstream": "",
         "reused": False,
+        "dials": 0,
+        "dial_seconds": 0.0,
         "reason": "",
     }
 
