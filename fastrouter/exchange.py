@@ -27,7 +27,8 @@ from fastrouter.response import ResponseSide, nothing
 from fastrouter.wire.framing import ChunkedBody, LengthBody
 
 if TYPE_CHECKING:
-    from fastrouter.net.downstream import Downstream, Owner
+    from fastrouter.net.downstream import Downstream
+    from fastrouter.net.owner import Owner
     from fastrouter.net.pool import Lease
     from fastrouter.policy.plan import RequestPlan
     from fastrouter.policy.target import PoolKey, Target

@@ -15,7 +15,8 @@ from fastrouter.wire.framing import Body, body_for
 from fastrouter.wire.heads import MAX_HEAD, framing_for
 
 if TYPE_CHECKING:
-    from fastrouter.net.downstream import Downstream, Owner
+    from fastrouter.net.downstream import Downstream
+    from fastrouter.net.owner import Owner
     from fastrouter.net.upstream import Upstream
     from fastrouter.policy.plan import RequestPlan, ResponsePlan
     from fastrouter.telemetry.outcome import Outcome

@@ -13,7 +13,7 @@ from fastrouter.net.bulkhead import Bulkhead
 from fastrouter.net.deadlines import Sweep
 from fastrouter.net.dialer import Dialer
 from fastrouter.net.downstream import Downstream
-from fastrouter.net.listener import SHED, Listener, Room
+from fastrouter.net.listener import DRAIN_SECONDS, SHED, Listener, Room, readable
 from fastrouter.net.pool import Pool
 from fastrouter.net.resolver import Resolver
 from fastrouter.net.tunnel import Limits, Tunnels
@@ -24,6 +24,8 @@ from fastrouter.policy.templates import RequestTemplates, ResponseTemplates
 from fastrouter.wire.head_cache import HeadCache
 
 if TYPE_CHECKING:
+    import socket
+
     import httpcore
 
     from fastrouter.policy.target import Target
@@ -175,6 +177,7 @@ class Server:
     async def shutdown(self) -> None:
         """Stop: no new connections, 503 for new requests, then wait for exchanges up to the grace time."""
         self.shutting_down = True
+        await self._listener.drain()
         self._listener.close()
         for connection in self.connections:
             connection.finish()
@@ -195,9 +198,19 @@ class Server:
         return sum(connection.busy for connection in self.connections)
 
     async def _until_idle(self) -> None:
-        while self._busy():
-            self._closed.clear()
-            await self._closed.wait()
+        """Wait for exchanges, and for requests that the kernel holds already."""
+        end = time.monotonic() + DRAIN_SECONDS
+        while True:
+            while self._busy():
+                self._closed.clear()
+                await self._closed.wait()
+            if time.monotonic() >= end or not readable(self._sockets()):
+                return
+            await asyncio.sleep(0)
+
+    def _sockets(self) -> list[socket.socket]:
+        found = (connection.transport.get_extra_info("socket") for connection in self.connections)
+        return [each for each in found if each is not None]
 
     async def _until_closed(self) -> None:
         while self.connections:

@@ -40,6 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "net.resolver": {"errors"},
     "net.connection": set(),
     "net.bulkhead": {"errors"},
+    "net.owner": set(),
     "net.listener": set(),
     "net.bulk": set(),
     "net.stream": set(),

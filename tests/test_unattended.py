@@ -270,6 +270,36 @@ class TestBodiesInPieces:
             assert await client.rest() == b""
 
 
+class TestOneTurn:
+    """What arrives in two pieces before the task had its turn: the event loop may poll twice in between."""
+
+    async def test_a_body_that_looks_like_a_known_request_is_none(
+        self, router: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = await warm(router, sends(ok(b"answer")), monkeypatch)
+        monkeypatch.undo()
+        box = router.sandboxes[0]
+        smuggled = command(box.port)
+        (side,) = router.server.connections
+        outer = request(box, b"Content-Length: %d" % len(smuggled), method=b"POST", target=b"/outer")
+        side.data_received(outer)
+        side.data_received(smuggled)
+        await eventually(lambda: b"/outer" in box.received)
+        assert (await client.response())[1] == b"answer"
+        assert box.received.count(b"POST / HTTP/1.1\r\nHost: box.") == 2  # those that made it warm
+
+    async def test_the_rest_of_a_head_is_no_request(
+        self, router: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = await warm(router, sends(ok(b"answer")), monkeypatch)
+        monkeypatch.undo()
+        (side,) = router.server.connections
+        side.data_received(b"GET /outer HTTP/1.1\r\nHost: router\r\nX-Rest: ")
+        side.data_received(command(router.sandboxes[0].port))
+        assert (await client.error())[0] == 400  # one head, with two Hosts
+        assert router.sandboxes[0].received.count(b"POST / ") == 2
+
+
 class TestMeanwhile:
     async def test_what_is_pipelined_behind_it_is_answered_next(
         self, router: Stage, monkeypatch: pytest.MonkeyPatch

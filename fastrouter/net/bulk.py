@@ -21,8 +21,8 @@ SIZE: Final = 1024 * 1024
 # A body whose rest is shorter comes in one piece the usual way, and is not worth the change.
 WORTH_IT: Final = 256 * 1024
 
-# A receiver that is slower than its sender keeps the buffer until it has taken all. Only so many may; for
-# others there is less room meanwhile, and what they keep is their own. A piece that is shorter is copied.
+# A receiver that is slower than its sender keeps the buffer until it has taken all. Only so many may; other
+# bodies move the usual way meanwhile. A piece that is shorter than the second number is copied.
 _MOST_GIVEN: Final = 16
 _LITTLE: Final = 64 * 1024
 
@@ -82,7 +82,7 @@ class Buffer:
 
 def _room() -> memoryview:
     # Aligned to pages: measured against a bytearray, the kernel copies a tenth faster.
-    return memoryview(mmap.mmap(-1, SIZE))
+    return memoryview(mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 _BUFFER: Final = Buffer()
@@ -102,8 +102,8 @@ class Bulk(asyncio.BufferedProtocol):
 
     @staticmethod
     def fits(body: LengthBody) -> bool:
-        """Tell whether a body is long enough."""
-        return body.remaining > WORTH_IT
+        """Tell whether a body is long enough, and a buffer to be had."""
+        return body.remaining > WORTH_IT and not _BUFFER.lent_out
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Offer room for the rest of the body, and for nothing behind it."""
@@ -125,6 +125,8 @@ class Bulk(asyncio.BufferedProtocol):
                 _BUFFER.give_away(transport, nbytes)
         if self._body.done:
             self._pipe.finish()
+        elif _BUFFER.lent_out:
+            self._pipe.leave_bulk()
 
     def data_received(self, data: bytes) -> None:
         """Leave it to the connection: some transports know no buffers."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from fastrouter.errors import (
     INTERNAL_ERROR,
@@ -26,13 +26,8 @@ from fastrouter.wire.framing import Body, LengthBody
 from fastrouter.wire.heads import END
 
 if TYPE_CHECKING:
-    from fastrouter.net.bulkhead import Bulkhead
-    from fastrouter.net.pool import Pool
-    from fastrouter.net.tunnel import Tunnels
+    from fastrouter.net.owner import Owner
     from fastrouter.policy.plan import RequestPlan
-    from fastrouter.settings import Settings
-    from fastrouter.telemetry.access_log import AccessLog
-    from fastrouter.wire.head_cache import HeadCache
 
 # How much of a request body is read and thrown away to save the connection, when the answer did not wait
 # for it; a longer rest costs more than a new connection.
@@ -44,40 +39,18 @@ _CLIENT_CLOSED: Final = 499
 _log = logging.getLogger(__name__)
 
 
-class Owner(Protocol):
-    """What a connection needs of the server that accepted it."""
-
-    settings: Settings
-    pool: Pool
-    request_heads: HeadCache[RequestPlan]
-    access_log: AccessLog | None
-    tunnels: Tunnels
-    shutting_down: bool
-    requests: int
-    errors: int
-
-    def warn_of_timeout(self, value: str) -> None:
-        """Log an ``X-Sandbox-Timeout`` that is none."""
-
-    bulkhead: Bulkhead | None
-
-    def opened(self, connection: Downstream) -> bool:
-        """Register the connection; tell whether there is room for it."""
-
-    def closed(self, connection: Downstream) -> None:
-        """Forget the connection."""
-
-
 class Downstream(Inbound):
     """One client connection and its one task."""
 
-    __slots__ = ("_exchange", "_owner", "_task", "admitted", "peer")
+    __slots__ = ("_exchange", "_foreseen", "_owner", "_task", "admitted", "peer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner) -> None:
         super().__init__(loop, owner.settings)
         self._owner = owner
         self._exchange: Exchange
         self._task: asyncio.Task[None] | None = None
+        self._foreseen: tuple[bytes, RequestPlan | None] = (b"", None)
+        """The last head that was known in ``_begin``: for what cannot begin, the task need not ask again."""
         self.admitted = False
         """Whether it is one of ``MAX_CONNECTIONS``; any other is told so and closed."""
         self.peer = ""
@@ -98,8 +71,12 @@ class Downstream(Inbound):
 
     def data_received(self, data: bytes) -> None:
         """Begin an exchange at once where that can be done; else keep the bytes, and wake the task."""
-        if not (self.at_rest and self._begin(data)):
-            super().data_received(data)
+        if self.at_rest:
+            # Once: until the task has had its turn, a second piece may be the rest of this one.
+            self.at_rest = False
+            if self._begin(data):
+                return
+        super().data_received(data)
 
     def _begin(self, data: bytes) -> bool:
         """Begin an exchange without the task: a whole head that is known, a warm connection."""
@@ -107,13 +84,15 @@ class Downstream(Inbound):
         end = data.find(END) + len(END)
         head = data[:end]
         plan = owner.request_heads.exact.young.get(head) or owner.request_heads.known(head)
-        if plan is None or plan.route is None or len(data) - end > plan.body_length:
+        if plan is None:
+            return False
+        self._foreseen = (head, plan)
+        if plan.route is None or len(data) - end > plan.body_length:
             return False
         if owner.shutting_down or self.writing_paused:
             return False
         if not self._exchange.begin(plan, plan.route, data[end:], Outcome(time.monotonic())):
             return False
-        self.at_rest = False
         self.phase = EXCHANGE
         return True
 
@@ -179,7 +158,7 @@ class Downstream(Inbound):
         """Read one request and answer it; return whether the connection goes on."""
         try:
             raw = await self.read_head()
-            plan = self._owner.request_heads.get(raw) if raw else None
+            plan = self._plan_of(raw) if raw else None
         except MalformedMessageError as error:
             outcome = Outcome(time.monotonic())
             fault = RouterError(error.cause, str(error))
@@ -194,6 +173,13 @@ class Downstream(Inbound):
         self._account(NO_SUBJECT, outcome)
         await self.linger()
         return False
+
+    def _plan_of(self, raw: bytes) -> RequestPlan:
+        head, plan = self._foreseen
+        if plan is None or head != raw:
+            return self._owner.request_heads.get(raw)
+        self._foreseen = (b"", None)
+        return plan
 
     async def _attend(self) -> bool:
         """Give the task to an exchange that began without it and needs it; return as ``_answer_next``."""
@@ -321,7 +307,7 @@ class Downstream(Inbound):
         """True while a request is being read or answered, or an answer is not yet taken."""
         if self.transport.get_write_buffer_size():
             return True
-        return self.phase is not IDLE and not (self.phase is Phase.HEAD and not self.buffer)
+        return bool(self.buffer) or self.phase not in {IDLE, Phase.HEAD}
 
     def finish(self) -> None:
         """Let the exchange under way be the last one, and a tunnel end: the router shuts down."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
 _BACKLOG: Final = 4096
@@ -15,6 +17,19 @@ _RESERVE: Final = 64
 
 SHED: Final = 64
 """How many idle connections to sandboxes are closed at once for want of file descriptors."""
+
+
+DRAIN_SECONDS: Final = 1.0
+"""How long what the kernel holds already is waited for at the end."""
+
+
+def readable(sockets: Iterable[socket.socket]) -> bool:
+    """Tell whether the kernel holds something for one of these sockets: a connection, bytes, or an end."""
+    poll = select.poll()
+    for each in sockets:
+        if each.fileno() >= 0:
+            poll.register(each.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Room:
@@ -91,6 +106,12 @@ class Listener:
                 self._server = await loop.create_server(self._make, sock=each, backlog=_BACKLOG)
         finally:
             self._resuming = None
+
+    async def drain(self) -> None:
+        """Accept who waits in the kernel's queue: closing the socket would reset them, and what they sent."""
+        end = time.monotonic() + DRAIN_SECONDS
+        while self._server is not None and time.monotonic() < end and readable(self._server.sockets):  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Stop listening."""

@@ -105,13 +105,19 @@ class Pool:
         key = target.key
         while (connection := self._idle.get(key)) is not None:
             self._take_off(key, connection)
-            rested = time.monotonic() - connection.idle_since
-            if rested > _REST_SECONDS and (rested >= self._wheel.expiry or _readable(connection)):
+            if self._is_spent(connection):
                 self._wheel.remove(connection)
                 connection.abort()
                 continue
             return self._lease(connection, reused=True)
         return None
+
+    def _is_spent(self, connection: Upstream) -> bool:
+        """Tell whether an idle connection has expired, or ended and nobody was told yet."""
+        rested = time.monotonic() - connection.idle_since
+        if rested >= self._wheel.expiry or connection.transport.is_closing():
+            return True
+        return rested > _REST_SECONDS and _readable(connection)
 
     def _take_off(self, key: PoolKey, connection: Upstream) -> None:
         """Take a connection off the top of its stack."""
@@ -120,7 +126,7 @@ class Pool:
             del self._idle[key]
         else:
             self._idle[key] = below
-            connection.below = None
+            connection.below = below.above = None
         connection.pooled = False
         self._resting -= 1
 
@@ -142,7 +148,11 @@ class Pool:
         self.counters.released += 1
         key = connection.target.key
         below = connection.below = self._idle.get(key)
-        connection.depth = 1 if below is None else below.depth + 1
+        if below is None:
+            connection.depth = 1
+        else:
+            below.above = connection
+            connection.depth = below.depth + 1
         if connection.depth > self._max_idle:
             self._crowded.add(key)
         self._idle[key] = connection
@@ -166,17 +176,15 @@ class Pool:
         self._wheel.remove(connection)
         if not connection.pooled:
             return
-        key = connection.target.key
-        above = self._idle[key]
-        if above is connection:
-            self._take_off(key, connection)
+        above, below = connection.above, connection.below
+        if above is None:
+            self._take_off(connection.target.key, connection)
             return
-        while (below := above.below) is not connection:
-            assert below is not None  # noqa: S101 - a pooled connection is in its stack
-            above.depth -= 1
-            above = below
-        above.depth -= 1
-        above.below, connection.below = connection.below, None
+        # Those above keep their depth, which is one too many now: it only says when to look for a crowd.
+        above.below = below
+        if below is not None:
+            below.above = above
+        connection.above = connection.below = None
         connection.pooled = False
         self._resting -= 1
 

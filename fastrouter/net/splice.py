@@ -98,13 +98,17 @@ class Pipe:
 
     def detach(self) -> None:
         """Let go of both connections; bytes go to the source's buffer again."""
-        if self._bulk:
-            self._bulk = False
-            self.source.read_with(self.source)
+        self.leave_bulk()
         if self.source.pipe is self:
             self.source.pipe = None
         if self.sink.source is self.source:
             self.sink.source = None
+
+    def leave_bulk(self) -> None:
+        """Read the usual way again."""
+        if self._bulk:
+            self._bulk = False
+            self.source.read_with(self.source)
 
     def finish(self) -> None:
         """Let go of both connections, and tell that the body is complete."""

@@ -204,6 +204,10 @@ class StreamTransport(asyncio.Transport):
         """Return the number of bytes that wait for the stream."""
         return self._unsent
 
+    def can_write_eof(self) -> bool:
+        """Tell that one half cannot be ended: httpcore's streams do not have that."""
+        return False
+
     def close(self) -> None:
         """Close after what is queued was sent."""
         if not self._closing:

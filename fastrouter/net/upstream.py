@@ -51,6 +51,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         "_heads",
         "_pool",
         "_scanned",
+        "above",
         "address",
         "below",
         "bucket",
@@ -80,7 +81,8 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         self.state = State.NEW
         self.idle_since = 0.0
         self.pooled = False
-        """True while it is one of the pool's idle connections: the next three are the pool's then."""
+        """True while it is one of the pool's idle connections: the next four are the pool's."""
+        self.above: Upstream | None = None
         self.below: Upstream | None = None
         self.depth = 0
         self.bucket: dict[Upstream, None] | None = None

@@ -7,8 +7,9 @@ ordinary way, and looking where the marks went. ``tests/properties/test_template
 from __future__ import annotations
 
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
+from fastrouter.errors import MalformedMessageError
 from fastrouter.policy.plan import RequestPlan, ResponsePlan, plan_request, plan_response
 from fastrouter.policy.rewrite import FORWARDED
 from fastrouter.policy.rules import Rules
@@ -25,6 +26,8 @@ _REQUEST_NUMBERS: Final = {_LENGTH: rb"[1-9][0-9]{0,17}", _TIMEOUT: rb"[0-9]{1,9
 _RESPONSE_NUMBERS: Final = {_LENGTH: rb"[0-9]{1,18}"}
 # As long as a number may be that is cut out, so that one of them is never a part of another.
 _FIRST_NUMBER: Final = 700_000_000_000_000_007
+# A head of more is planned each time: what a template costs to learn grows with them.
+_MOST_VALUES: Final = 64
 _LENGTH_KIND: Final = Kind.LENGTH
 
 
@@ -42,8 +45,13 @@ class RequestTemplates:
         lengths, timeouts = places_of(key, _LENGTH), places_of(key, _TIMEOUT)
         if not isinstance(plan.target, Target) or len(lengths) > 1 or len(timeouts) > 1:
             return None
-        marks = _marks(key, values, numbers=lengths + timeouts)
-        marked = plan_request(restore(key, marks), self._rules)
+        marks = Marks.of(cut, lengths + timeouts, plan.upstream_head + plan.trusted_head)
+        if marks is None:
+            return None
+        try:
+            marked = plan_request(restore(key, marks.values), self._rules)
+        except MalformedMessageError:
+            return None  # its lengths agree with each other, not with a mark; or it is too long with marks
         template = RequestTemplate(marked, marks, lengths, timeouts, self._rules)
         return template if template.fill(b"", values) == plan else None
 
@@ -56,14 +64,14 @@ class RequestTemplate:
     def __init__(
         self,
         marked: RequestPlan,
-        marks: list[bytes],
+        marks: Marks,
         lengths: list[int],
         timeouts: list[int],
         rules: Rules,
     ) -> None:
         self._plan = marked
-        self._upstream = Text(marked.upstream_head, marks)
-        self._trusted = Text(marked.trusted_head, marks) if marked.trusted_head else None
+        self._upstream = marks.find_in(marked.upstream_head)
+        self._trusted = marks.find_in(marked.trusted_head) if marked.trusted_head else None
         self._length = lengths[0] if lengths else None
         self._timeout = timeouts[0] if timeouts else None
         self._longest_timeout = rules.longest_timeout
@@ -97,8 +105,13 @@ class ResponseTemplates:
         lengths = places_of(key, _LENGTH)
         if len(lengths) > 1 or not plan.is_final:
             return None
-        marks = _marks(key, values, numbers=lengths)
-        marked = plan_response(restore(key, marks))
+        marks = Marks.of(cut, lengths, plan.kept_head)
+        if marks is None:
+            return None
+        try:
+            marked = plan_response(restore(key, marks.values))
+        except MalformedMessageError:
+            return None  # as above
         template = ResponseTemplate(marked, marks, lengths)
         return template if template.fill(plan.raw, values) == plan else None
 
@@ -108,12 +121,12 @@ class ResponseTemplate:
 
     __slots__ = ("_has_length", "_kept", "_length", "_plan")
 
-    def __init__(self, marked: ResponsePlan, marks: list[bytes], lengths: list[int]) -> None:
+    def __init__(self, marked: ResponsePlan, marks: Marks, lengths: list[int]) -> None:
         self._plan = marked
-        self._kept = Text(marked.kept_head, marks)
+        self._kept = marks.find_in(marked.kept_head)
         self._length = lengths[0] if lengths else None
         # 204 and 304 may tell a length, and have no body.
-        self._has_length = self._length is not None and marked.length == int(marks[self._length])
+        self._has_length = self._length is not None and marked.length == int(marks.values[self._length])
 
     def fill(self, raw: bytes, values: list[bytes]) -> ResponsePlan:
         """Return the plan of one head."""
@@ -127,13 +140,35 @@ class ResponseTemplate:
         return ResponsePlan(plan.status, plan.keep_alive, framing, raw, kept_head, plan.is_final, length)
 
 
-def _marks(key: bytes, values: list[bytes], *, numbers: list[int]) -> list[bytes]:
-    """Return a mark for each value, a number for each place in ``numbers``: none occurs in key or another."""
-    stem = b"mark"
-    while stem in key:
-        stem += b"k"
-    marks = [b"%b%d." % (stem, place) for place in range(len(values))]
-    absent = (number for number in map(b"%d".__mod__, count(_FIRST_NUMBER)) if number not in key)
-    for place in numbers:
-        marks[place] = next(absent)
-    return marks
+class Marks(NamedTuple):
+    """What stands in the place of values while a head is planned: told from all else that comes of it."""
+
+    stem: bytes
+    values: list[bytes]
+    numbers: list[int]
+    """The places of those that have to be numbers."""
+
+    @classmethod
+    def of(cls, cut: Cut, numbers: list[int], written: bytes) -> Marks | None:
+        """Return a mark for each value; None where there are too many.
+
+        ``written`` is what became of the head itself: what the settings add to it is no mark either.
+        """
+        key, values = cut
+        if len(values) > _MOST_VALUES:
+            return None
+        known = key + written
+        stem = b"mark"
+        while stem in known:
+            stem += b"k"
+        marks = [b"%b%d." % (stem, place) for place in range(len(values))]
+        absent = (number for number in map(b"%d".__mod__, count(_FIRST_NUMBER)) if number not in known)
+        for place in numbers:
+            marks[place] = next(absent)
+        return cls(stem, marks, numbers)
+
+    def find_in(self, text: bytes) -> Text:
+        """Return a text with places where the marks are."""
+        for place in self.numbers:
+            text = text.replace(self.values[place], b"%b%d." % (self.stem, place))
+        return Text(text, self.stem)

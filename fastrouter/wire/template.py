@@ -64,22 +64,29 @@ def places_of(key: bytes, name: bytes) -> list[int]:
 
 
 class Text:
-    """A text with places for values, found by the marks that stand there."""
+    """A text with places for values: where ``stem``, the number of a value and a full stop are, it goes."""
 
     __slots__ = ("_pieces", "_places")
 
-    def __init__(self, marked: bytes, marks: list[bytes]) -> None:
-        """Find each of ``marks`` in ``marked``; one that is not there has no place."""
-        numbers = {mark: number for number, mark in enumerate(marks)}
-        pieces = re.split(b"(" + b"|".join(map(re.escape, marks)) + b")", marked)
-        places = [numbers[mark] for mark in pieces[1::2]]
-        self._pieces = pieces
-        self._places = None if places == list(range(len(marks))) else places
+    def __init__(self, marked: bytes, stem: bytes) -> None:
+        """Find the marks; the stem must be nowhere else in ``marked``."""
+        first, *rest = marked.split(stem)
+        self._pieces = [first]
+        places = []
+        for piece in rest:
+            number, _, text = piece.partition(b".")
+            places.append(int(number))
+            self._pieces += (b"", text)
+        self._places = None if places == list(range(len(places))) else places
 
     def fill(self, values: list[bytes]) -> bytes:
         """Return the text with the values in their places."""
         pieces = self._pieces.copy()
-        pieces[1::2] = values if self._places is None else [values[place] for place in self._places]
+        places = self._places
+        if places is None:
+            pieces[1::2] = values[: len(pieces) // 2]
+        else:
+            pieces[1::2] = [values[place] for place in places]
         return b"".join(pieces)
 
 

@@ -187,6 +187,21 @@ class TestLimits:
         assert lease.connection.transport.is_closing()
         assert pool.statistics()["upstream_idle"] == 0
 
+    async def test_one_that_is_closing_is_not_used(self) -> None:
+        pool = fake_pool()
+        (lease,) = await leases(pool, 1)
+        lease.release()
+        lease.connection.transport.close()  # and nobody was told yet
+        assert pool.reuse(target()) is None
+        assert pool.statistics()["upstream_idle"] == 0
+
+    async def test_an_expiry_of_less_than_a_second_counts(self, clock: Clock) -> None:
+        pool = fake_pool(expiry=0.3)
+        (lease,) = await leases(pool, 1)
+        lease.release()
+        clock.now += 0.4
+        assert pool.reuse(target()) is None
+
     async def test_many_that_expire_together_are_closed_a_few_at_a_time(self, clock: Clock) -> None:
         pool = fake_pool(expiry=4.0)
         for number in range(200):

@@ -94,7 +94,29 @@ class TestRequest:
         )
 
 
+    @pytest.mark.parametrize("odd", [b"Content-Length:5", b"Content-Length:  5"])
+    def test_lengths_that_are_said_twice_in_two_ways_have_no_template(self, odd: bytes) -> None:
+        assert learn(b"Content-Length: 5", odd, b"Id: 1") is None
+
+    def test_a_head_that_would_be_too_long_with_marks_has_none(self) -> None:
+        lines = [b"X%d: 1" % number for number in range(60)]
+        assert learn(b"Connection: mark" + b"k" * 1200, *lines) is None
+
+    def test_a_head_of_very_many_values_has_none(self) -> None:
+        assert learn(*(b"X%d: 1" % number for number in range(65))) is None
+
+    def test_marks_are_told_from_what_the_settings_say(self) -> None:
+        rules = Rules(cluster_domain="mark0.example")
+        template = learn(b"Id: 1", rules=rules)
+        assert template is not None
+        raw = request(b"Id: mark0.")
+        assert template.fill(raw, [b"mark0."]) == plan_request(raw, rules)
+
+
 class TestResponse:
+    def test_lengths_that_are_said_twice_in_two_ways_have_no_template(self) -> None:
+        assert learn_response(b"Content-Length: 2", b"Content-Length:  2", b"Date: now") is None
+
     def test_length_and_values_are_those_of_the_head(self) -> None:
         template = learn_response(b"Date: now", b"Content-Length: 5")
         assert template is not None

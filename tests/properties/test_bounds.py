@@ -238,7 +238,7 @@ def test_the_memory_of_a_head_cache_is_bounded_whatever_the_heads_are_made_of(
 
 
 @pytest.mark.parametrize("make", [request_cache, response_cache])
-@pytest.mark.parametrize("count", [1, 8, 250])
+@pytest.mark.parametrize("count", [1, 8, 60])
 def test_the_memory_of_templates_is_bounded_whatever_the_heads_are_made_of(
     make: Callable[[int], tuple[HeadCache[object], bytes]], count: int
 ) -> None:

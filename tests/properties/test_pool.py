@@ -170,7 +170,10 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(listed) == len(set(listed)) == self.pool.statistics()["upstream_idle"]
         assert set(listed) == {c for c in self.connections if c.pooled}
         assert all(c.target.key == key for key, stack in stacks.items() for c in stack)
-        assert all([c.depth for c in stack] == list(range(len(stack), 0, -1)) for stack in stacks.values())
+        for stack in stacks.values():
+            assert all(c.depth >= len(stack) - place for place, c in enumerate(stack))
+        assert all(c.below is None or c.below.above is c for c in listed)
+        assert all(self.pool._idle[key].above is None for key in self.pool._idle)
         # Each will be looked at when it may have expired; nothing that is closed is held on to.
         watched = [c for bucket in self.pool._wheel._buckets.values() for c in bucket]
         assert len(watched) == len(set(watched))

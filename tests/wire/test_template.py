@@ -105,10 +105,11 @@ def test_the_places_of_a_name_are_told_in_any_spelling() -> None:
 
 class TestText:
     def test_values_go_where_the_marks_stood(self) -> None:
-        assert Text(b"a #0 b #1 c", [b"#0", b"#1"]).fill([b"x", b"yy"]) == b"a x b yy c"
+        assert Text(b"a #0. b #1. c", b"#").fill([b"x", b"yy"]) == b"a x b yy c"
 
     def test_their_order_and_number_may_differ(self) -> None:
-        assert Text(b"#2 #0 #2", [b"#0", b"#1", b"#2"]).fill([b"x", b"y", b"z"]) == b"z x z"
+        assert Text(b"#2. #0. #2.", b"#").fill([b"x", b"y", b"z"]) == b"z x z"
+        assert Text(b"#10.#1.", b"#").fill([b"%d" % number for number in range(11)]) == b"101"
 
     def test_a_text_without_marks_stays(self) -> None:
-        assert Text(b"text", [b"#0"]).fill([b"x"]) == b"text"
+        assert Text(b"text", b"#").fill([b"x"]) == b"text"
