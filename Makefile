@@ -9,6 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?= -n 2 --dist loadfile
+FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 BENCH_ARGS ?=
 
 # Named interpreters stand in only for the default: one that was asked for is used or refused.
@@ -18,7 +20,7 @@ else
 PYTHONS := $(PYTHON)
 endif
 
-.PHONY: help demo run test lint format types bench bench-peers bench-locust bench-micro lock clean
+.PHONY: help demo run test lint format types fuzz soak bench bench-peers bench-locust bench-micro lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +46,13 @@ format: $(VENV)/.dev ## Lay out the sources, and fix what can be fixed safely
 types: $(VENV)/.dev ## Check the types
 	$(BIN)/mypy
 
+fuzz: $(VENV)/.dev ## Fuzz heads, bodies, frames and exchanges with atheris (FUZZ_SECONDS=60 in all)
+	$(PIP) install --editable '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS)
+
+soak: $(VENV)/.dev ## Mixed traffic with random faults, every response checked (SOAK_SECONDS=600)
+	$(BIN)/python -m tests.adversity.soak --seconds $(SOAK_SECONDS)
+
 bench: $(VENV)/.dev ## Measure the router against a raw TCP relay, under 4 minutes (BENCH_ARGS adds options)
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
@@ -64,7 +73,7 @@ lock: $(VENV)/.dev ## Pin the image's packages again, newest releases that pypro
 	$(call lock,$(VENV)/build-requirements.in,requirements-build.lock)
 
 clean: ## Remove the environment, caches and build products
-	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage htmlcov
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks tests/fuzz/out .coverage htmlcov
 	find fastrouter tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # For every Python from 3.11 on. No header and no comments: they would name this machine's paths.

@@ -99,9 +99,14 @@ def test_the_decisions_are_numbered_without_a_gap() -> None:
 
 def migrations() -> list[tuple[str, str]]:
     """Return the rows of migrating.md, each with the text of its tests."""
-    text = (ROOT / "docs" / "migrating.md").read_text()
+    return rows_of("migrating.md")
+
+
+def rows_of(name: str) -> list[tuple[str, str]]:
+    """Return the rows of a page's tables that name tests, each with the text of its tests."""
+    text = (ROOT / "docs" / name).read_text()
     rows = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("| ")]
-    return [(row[0].strip(), row[-1].strip()) for row in rows if row[-1].strip() != "test"]
+    return [(row[0].strip(), row[-1].strip()) for row in rows if "::" in row[-1]]
 
 
 def test_migrating_covers_what_a_deployment_has() -> None:
@@ -112,4 +117,15 @@ def test_migrating_covers_what_a_deployment_has() -> None:
 def test_the_test_of_a_migration_exists(row: str, tests: str) -> None:
     for reference in tests.split(", "):
         path, _, name = reference.strip("`").partition("::")
+        assert name.replace("::", ".") in names_in(ROOT / "tests" / path), f"{row}: no {reference}"
+
+
+def test_security_covers_every_side() -> None:
+    assert len(rows_of("security.md")) > 20
+
+
+@pytest.mark.parametrize(("row", "tests"), rows_of("security.md"), ids=lambda text: text[:60])
+def test_the_test_of_a_defence_exists(row: str, tests: str) -> None:
+    for reference in re.findall(r"`([a-z_/]+\.py::[^`]+)`", tests):
+        path, _, name = reference.partition("::")
         assert name.replace("::", ".") in names_in(ROOT / "tests" / path), f"{row}: no {reference}"
