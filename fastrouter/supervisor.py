@@ -17,6 +17,7 @@ import uvloop
 from fastrouter import __version__
 from fastrouter.server import Server
 from fastrouter.settings import UNCONFIGURED
+from fastrouter.telemetry import logs
 from fastrouter.telemetry.access_log import AccessLog
 
 if TYPE_CHECKING:
@@ -58,7 +59,17 @@ async def serve(settings: Settings) -> int:
     """Run one router until a signal; return the exit code."""
     file_limit = raise_file_limit()
     keep_freed_memory()
-    access_log = AccessLog(sys.stdout.fileno()) if settings.access_log else None
+    writer = AccessLog(sys.stdout.fileno())
+    logs.send_through(writer.say)
+    try:
+        return await _serve(settings, writer, file_limit)
+    finally:
+        writer.close()
+        logs.set_up(sys.stdout)
+
+
+async def _serve(settings: Settings, writer: AccessLog, file_limit: int) -> int:
+    access_log = writer if settings.access_log else None
     server = Server(settings, access_log=access_log, file_limit=file_limit)
     try:
         await server.start()
@@ -76,8 +87,6 @@ async def serve(settings: Settings) -> int:
     received = await until_signal()
     _log.info("shutting down", extra={"signal": received.name})
     await server.shutdown()
-    if access_log is not None:
-        access_log.close()
     _log.info("stopped", extra={"requests": server.requests})
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 # What every LogRecord has: the rest came in by ``extra`` and belongs into the line.
@@ -28,9 +29,33 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class LineHandler(logging.Handler):
+    """Gives each line to somebody who writes it without waiting."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one line on."""
+        self._say(self.format(record) + "\n")
+
+
+def send_through(say: Callable[[str], None]) -> None:
+    """Send the log through ``say`` from now on.
+
+    A stream that nobody reads would stop whoever logs, which is the event loop; and two writers to one pipe
+    would write into each other's lines.
+    """
+    _use(LineHandler(say))
+
+
 def set_up(stream: TextIO) -> None:
     """Send the log of the whole process to ``stream``."""
-    handler = logging.StreamHandler(stream)
+    _use(logging.StreamHandler(stream))
+
+
+def _use(handler: logging.Handler) -> None:
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

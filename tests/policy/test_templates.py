@@ -93,7 +93,6 @@ class TestRequest:
             request(b"Id: 7", *lines[1:3], b"Content-Length: 4"), Rules()
         )
 
-
     @pytest.mark.parametrize("odd", [b"Content-Length:5", b"Content-Length:  5"])
     def test_lengths_that_are_said_twice_in_two_ways_have_no_template(self, odd: bytes) -> None:
         assert learn(b"Content-Length: 5", odd, b"Id: 1") is None

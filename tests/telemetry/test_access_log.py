@@ -287,3 +287,18 @@ def test_an_end_twice_is_an_end(tmp_path: Path) -> None:
         log.close()
 
     assert len(written(tmp_path / "log", write)) == 1
+
+
+def test_a_line_of_another_log_is_written_whole_and_dropped_when_nobody_reads() -> None:
+    read_fd, write_fd = os.pipe()
+    log = AccessLog(write_fd)
+    try:
+        log.say('{"message":"told"}\n')
+        assert os.read(read_fd, 100) == b'{"message":"told"}\n'
+        for _ in range(1000):
+            log.say("x" * 65536)
+        assert log.dropped > 0
+    finally:
+        os.close(read_fd)
+        log.close()
+        os.close(write_fd)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fastrouter.telemetry import logs
 from fastrouter.telemetry.logs import JsonFormatter, set_up
 
 HOSTILE = 'x\n{"level":"info","message":"forged"}\r\n\u2028\u2029"\\\x00\x1b[31m\udcff'
@@ -88,3 +89,17 @@ def test_the_log_of_the_whole_process_goes_to_the_stream(root: logging.Logger) -
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [(line["message"], line["peer"]) for line in lines] == [("one\ntwo", "a\nb")]
     assert len(root.handlers) == 1
+
+
+def test_lines_go_through_whoever_writes_them() -> None:
+    said: list[str] = []
+    root = logging.getLogger()
+    before = root.handlers[:]
+    try:
+        logs.send_through(said.append)
+        logging.getLogger("fastrouter.test").warning("told", extra={"number": 7})
+    finally:
+        root.handlers[:] = before
+    (line,) = said
+    assert line.endswith("\n")
+    assert json.loads(line)["number"] == 7
