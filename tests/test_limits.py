@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -165,7 +166,8 @@ class TestDialsInTheLog:
             await client.error()
             (line,) = router.access_lines()
             assert int(str(line["dials"])) > 2
-            assert float(str(line["dial_ms"])) > 300
+            # The pauses between attempts are part of it; how long they are is chance.
+            assert 10 < float(str(line["dial_ms"])) <= float(str(line["duration_ms"]))
 
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: router\r\n\r\n"
@@ -200,16 +202,25 @@ class TestOpenFiles:
 
     async def test_idle_connections_to_sandboxes_make_way_for_clients(self) -> None:
         async with stage() as router:
-            box = await router.sandbox(always(ok()))
+            all_came = asyncio.Event()
+
+            async def waits_for_all(visit: Visit) -> None:
+                while True:
+                    await visit.head()
+                    await all_came.wait()
+                    await visit.send(ok())
+
+            box = await router.sandbox(waits_for_all)
             clients = [await router.client() for _ in range(20)]
             for client in clients:
                 await client.send(request(box))
+            await eventually(lambda: len(box.visits) == 20)
+            all_came.set()
             for client in clients:
                 await client.response()
             pool = router.server.pool
-            idle = pool.statistics()["upstream_idle"]
-            assert idle > 5
-            assert [pool.shed(5), pool.shed(1000)] == [5, idle - 5]
+            assert pool.statistics()["upstream_idle"] == 20
+            assert [pool.shed(5), pool.shed(1000)] == [5, 15]
             assert pool.statistics()["upstream_idle"] == 0
             await clients[0].send(request(box))
             assert (await clients[0].response())[1] == b"ok"
