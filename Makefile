@@ -51,7 +51,7 @@ fuzz: $(VENV)/.dev ## Fuzz heads, bodies, frames and exchanges with atheris (FUZ
 	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS)
 
 soak: $(VENV)/.dev ## Mixed traffic with random faults, every response checked (SOAK_SECONDS=600)
-	$(BIN)/python -m tests.adversity.soak --seconds $(SOAK_SECONDS)
+	$(BIN)/python -m tests.adversity.soak --seconds $(SOAK_SECONDS) --report docs/soak.md
 
 bench: $(VENV)/.dev ## Measure the router against a raw TCP relay, under 4 minutes (BENCH_ARGS adds options)
 	$(BIN)/python -m bench $(BENCH_ARGS)
