@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Final, cast
 
@@ -16,7 +17,7 @@ OPEN_TIMEOUT: Final = 5.0
 LONGEST_HEAD: Final = 65536
 
 
-class Client(asyncio.Protocol):
+class Client(asyncio.Protocol, ABC):
     """One connection: sends its request, checks the status, hands the rest to its subclass."""
 
     status: ClassVar[bytes] = b"200"
@@ -63,13 +64,13 @@ class Client(asyncio.Protocol):
         if not self.ready.done():
             self.ready.set_result(None)
 
+    @abstractmethod
     def begin(self, head: bytes, rest: bytes) -> None:
         """Take the answer's head and the bytes that came with it; ValueError refuses it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receive(self, data: bytes) -> None:
         """Take bytes that follow; ValueError says that they are wrong."""
-        raise NotImplementedError
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count a connection that ended before the run did."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fastrouter.telemetry.outcome import Outcome
 
 
-class ResponseSide:
+class ResponseSide(ABC):
     """What both halves of an exchange know, and what is done as the sandbox answers.
 
     Everything here runs in the sandbox's ``data_received``: no task is needed to pass a response on.
@@ -158,9 +159,9 @@ class ResponseSide:
         else:
             self._upstream().wake()
 
+    @abstractmethod
     def _complete(self) -> None:
         """End an exchange that no task waits for."""
-        raise NotImplementedError
 
     def _request_sent(self) -> bool:
         return self.body is None or self.body.done

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from fastrouter.net.backend import Backend
 from fastrouter.net.bulkhead import Bulkhead
+from fastrouter.net.connection import readable
 from fastrouter.net.deadlines import Sweep
 from fastrouter.net.dialer import Dialer
 from fastrouter.net.downstream import Downstream
-from fastrouter.net.listener import DRAIN_SECONDS, SHED, Listener, Room, readable
+from fastrouter.net.listener import DRAIN_SECONDS, SHED, Listener, Room
 from fastrouter.net.pool import Pool
 from fastrouter.net.resolver import Resolver
 from fastrouter.net.tunnel import Limits, Tunnels

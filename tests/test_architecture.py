@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "exchange": {"errors", "net.dialer", "net.pool", "net.splice", "policy", "response", "wire"},
     "response": {"errors", "net.splice", "net.tunnel", "policy", "wire"},
     # Below the exchange: bytes and lifetimes. Of policy only Target, the name of what is dialled.
-    "net.pool": {"errors", "net.dialer", "net.upstream", "policy.target"},
+    "net.pool": {"errors", "net.connection", "net.dialer", "net.upstream", "policy.target"},
     "net.dialer": {"errors", "net.backend", "net.upstream", "policy.target"},
     "net.backend": {"errors", "net.resolver", "net.stream"},
     "net.upstream": {"errors", "net.connection", "net.stream", "policy.target", "wire"},
@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "net.connection": set(),
     "net.bulkhead": {"errors"},
     "net.owner": set(),
-    "net.listener": set(),
+    "net.listener": {"net.connection"},
     "net.bulk": set(),
     "net.stream": set(),
     "net.deadlines": set(),

@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import termios
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
@@ -155,11 +156,9 @@ class Connection(asyncio.Protocol):
     def has_left(self) -> bool:
         """Tell whether the peer closed while reading is paused: the event loop does not look then."""
         sock = self.transport.get_extra_info("socket")
-        if not self.reading_paused or sock is None or sock.fileno() < 0:
+        if not self.reading_paused or sock is None:
             return False
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLRDHUP)  # POLLHUP and POLLERR are told always
-        return bool(poll.poll(0))
+        return readable([sock], select.POLLRDHUP)
 
     def abort(self) -> None:
         """Close at once, without sending what is buffered."""
@@ -174,6 +173,15 @@ class Connection(asyncio.Protocol):
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
+
+
+def readable(sockets: Iterable[socket.socket], events: int = select.POLLIN) -> bool:
+    """Tell whether the kernel holds something for one of these sockets: a connection, bytes, or an end."""
+    poll = select.poll()
+    for each in sockets:
+        if each.fileno() >= 0:
+            poll.register(each.fileno(), events)  # POLLHUP and POLLERR are told always
+    return bool(poll.poll(0))
 
 
 def _unacknowledged(transport: asyncio.Transport) -> int:

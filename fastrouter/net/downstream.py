@@ -86,15 +86,17 @@ class Downstream(Inbound):
         plan = owner.request_heads.exact.young.get(head) or owner.request_heads.known(head)
         if plan is None:
             return False
+        route = plan.route
+        if (
+            route is not None
+            and len(data) - end <= plan.body_length
+            and not (owner.shutting_down or self.writing_paused)
+            and self._exchange.begin(plan, route, data[end:], Outcome(time.monotonic()))
+        ):
+            self.phase = EXCHANGE
+            return True
         self._foreseen = (head, plan)
-        if plan.route is None or len(data) - end > plan.body_length:
-            return False
-        if owner.shutting_down or self.writing_paused:
-            return False
-        if not self._exchange.begin(plan, plan.route, data[end:], Outcome(time.monotonic())):
-            return False
-        self.phase = EXCHANGE
-        return True
+        return False
 
     def answered(self, plan: RequestPlan, outcome: Outcome, *, keep: bool) -> None:
         """Account for an exchange that ended without the task, and wait for the next one."""
@@ -141,13 +143,17 @@ class Downstream(Inbound):
 
     async def _refuse(self) -> None:
         """Say that there is no room for another connection, and close."""
-        outcome = Outcome(time.monotonic())
         try:
-            self._reply(RouterError(OVERLOADED), None, outcome, close=True)
-            self._account(NO_SUBJECT, outcome)
-            await self.linger()
+            await self._turn_away(RouterError(OVERLOADED))
         finally:
             self._close()
+
+    async def _turn_away(self, error: RouterError) -> None:
+        """Answer with an error where no request could be read, and end the connection."""
+        outcome = Outcome(time.monotonic())
+        self._reply(error, None, outcome, close=True)
+        self._account(NO_SUBJECT, outcome)
+        await self.linger()
 
     def _close(self) -> None:
         self._task = None
@@ -160,18 +166,14 @@ class Downstream(Inbound):
             raw = await self.read_head()
             plan = self._plan_of(raw) if raw else None
         except MalformedMessageError as error:
-            outcome = Outcome(time.monotonic())
             fault = RouterError(error.cause, str(error))
         except RouterError as error:
-            outcome = Outcome(time.monotonic())
             fault = error
         else:
             if plan is not None:
                 return await self._answer(plan, Outcome(time.monotonic()))
             return raw is not None and await self._attend()
-        self._reply(fault, None, outcome, close=True)
-        self._account(NO_SUBJECT, outcome)
-        await self.linger()
+        await self._turn_away(fault)
         return False
 
     def _plan_of(self, raw: bytes) -> RequestPlan:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
+
+from fastrouter.net.connection import readable
 
 _BACKLOG: Final = 4096
 
@@ -21,15 +22,6 @@ SHED: Final = 64
 
 DRAIN_SECONDS: Final = 1.0
 """How long what the kernel holds already is waited for at the end."""
-
-
-def readable(sockets: Iterable[socket.socket]) -> bool:
-    """Tell whether the kernel holds something for one of these sockets: a connection, bytes, or an end."""
-    poll = select.poll()
-    for each in sockets:
-        if each.fileno() >= 0:
-            poll.register(each.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 class Room:
