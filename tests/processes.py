@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support import Client, eventually
 
@@ -52,6 +52,24 @@ class RouterProcess:
         return Client(*await asyncio.open_connection(*self.address, limit=2**20))
 
 
+R = TypeVar("R", bound=RouterProcess)
+
+
+@asynccontextmanager
+async def followed(router: R) -> AsyncIterator[R]:
+    """Collect a router's lines, wait until it listens, and end it afterwards."""
+    process = router.process
+    follower = asyncio.create_task(router.follow())
+    try:
+        await eventually(lambda: router.line("listening") is not None or follower.done())
+        yield router
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await follower
+
+
 @asynccontextmanager
 async def router_process(files: int = 0, **environ: str) -> AsyncIterator[RouterProcess]:
     """Run ``fastrouter serve`` on a free loopback port with variables of its own; end it afterwards.
@@ -66,13 +84,5 @@ async def router_process(files: int = 0, **environ: str) -> AsyncIterator[Router
         stderr=asyncio.subprocess.STDOUT,
         preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)) if files else None,
     )
-    router = RouterProcess(process)
-    follower = asyncio.create_task(router.follow())
-    try:
-        await eventually(lambda: router.line("listening") is not None or follower.done())
+    async with followed(RouterProcess(process)) as router:
         yield router
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await follower

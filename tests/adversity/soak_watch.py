@@ -17,8 +17,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from tests.processes import RouterProcess
-from tests.support import eventually
+from tests.processes import RouterProcess, followed
 
 ROOT = Path(__file__).parents[2]
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: router\r\n\r\n"
@@ -106,16 +105,8 @@ async def watched_router(**environ: str) -> AsyncIterator[WatchedRouter]:
         stderr=asyncio.subprocess.PIPE,
         limit=2**20,
     )
-    router = WatchedRouter(process)
-    follower = asyncio.create_task(router.follow())
-    try:
-        await eventually(lambda: router.line("listening") is not None or follower.done())
+    async with followed(WatchedRouter(process)) as router:
         yield router
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await follower
 
 
 @dataclass
