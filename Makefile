@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?= -n 2 --dist loadfile
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
 SOAK_SECONDS ?= 600
 BENCH_ARGS ?=
 
@@ -48,7 +49,7 @@ types: $(VENV)/.dev ## Check the types
 
 fuzz: $(VENV)/.dev ## Fuzz heads, bodies, frames and exchanges with atheris (FUZZ_SECONDS=60 in all)
 	$(PIP) install --editable '.[dev,fuzz]'
-	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
 
 soak: $(VENV)/.dev ## Mixed traffic with random faults, every response checked (SOAK_SECONDS=600)
 	$(BIN)/python -m tests.adversity.soak --seconds $(SOAK_SECONDS) --report docs/soak.md

@@ -13,6 +13,7 @@ from fastrouter.errors import (
     OVERLOADED,
     REQUEST_TIMEOUT,
     SHUTTING_DOWN,
+    UPSTREAM_TIMEOUT,
     MalformedMessageError,
     RouterError,
 )
@@ -224,7 +225,8 @@ class Downstream(Inbound):
         """Turn an error into a reply, or into truncation where a response has begun."""
         if outcome.status:
             outcome.reason = error.cause.reason
-            if self._exchange.ends_by_close or self.writing_paused:
+            stalls = self.writing_paused and error.cause is UPSTREAM_TIMEOUT
+            if self._exchange.ends_by_close or stalls:
                 self.reset()  # a FIN would be the clean end of such a body, or wait for a client that stalls
             return False  # an unfinished body, then the end of the connection: truncation
         keep = keep and not self._owner.shutting_down

@@ -7,6 +7,7 @@ What reaches something new is kept in ``out/``, so that the next run goes on fro
 from __future__ import annotations
 
 import argparse
+import base64
 import importlib.util
 import re
 import subprocess
@@ -33,6 +34,9 @@ def main() -> int:
     parser.add_argument("target", choices=[*TARGETS, "all"])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="run these inputs, and no more")
     parser.add_argument("--seconds", type=int, default=60, help="of all targets together (default: 60)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="for the same inputs again (default: others)"
+    )
     options = parser.parse_args()
     if options.files:
         if options.target == "all":
@@ -43,7 +47,7 @@ def main() -> int:
         parser.error("atheris is not installed: pip install -e '.[dev,fuzz]'")
     targets = TARGETS if options.target == "all" else (options.target,)
     seconds = max(1, options.seconds // len(targets))
-    failed = [target for target in targets if not fuzz(target, seconds)]
+    failed = [target for target in targets if not fuzz(target, seconds, options.seed)]
     return 1 if failed else 0
 
 
@@ -55,7 +59,7 @@ def reproduce(target: str, files: list[Path]) -> None:
         print(f"{target}: {file}: holds")
 
 
-def fuzz(target: str, seconds: int) -> bool:
+def fuzz(target: str, seconds: int, seed: int) -> bool:
     """Run a target under atheris; tell what came of it, and whether all was well."""
     grown = _OUT / target
     grown.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,7 @@ def fuzz(target: str, seconds: int) -> bool:
     command = [
         *(sys.executable, "-m", "tests.fuzz.under_atheris", target),
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         f"-max_len={_MAX_INPUT}",
         f"-timeout={_MAX_INPUT_SECONDS}",
         f"-rss_limit_mb={_MAX_MEGABYTES}",
@@ -107,6 +112,8 @@ def report(target: str, code: int, log: str, found: set[Path]) -> bool:
     print(f"{target}: a finding, exit code {code}")
     for path in sorted(found):
         print(f"  again: python -m tests.fuzz {target} {path.relative_to(_ROOT)}")
+        if path.is_file():  # of a run elsewhere, the output may be all that is left
+            print(f"  the input, base64: {base64.b64encode(path.read_bytes()).decode('ascii')}")
     return False
 
 

@@ -83,7 +83,8 @@ class Chunked(NamedTuple):
 def read_chunked(raw: bytes) -> Chunked:
     """Read a chunked body, and what is behind it (RFC 9112 7.1)."""
     found = _read_chunked(raw)
-    spaced = re.search(rb"[0-9A-Fa-f][ \t]+;", raw) and found.state in {"done", "open"}
+    body = raw[: len(raw) - len(found.excess)]
+    spaced = re.search(rb"[0-9A-Fa-f][ \t]+;", body) and found.state in {"done", "open"}
     return found._replace(state="doubtful") if spaced else found
 
 

@@ -112,7 +112,7 @@ def may_be_followed(answer: bytes, request: Request, *, excess: bool) -> bool:
 def client_understands(written: bytes, requests: list[Request]) -> tuple[int, bytes | None]:
     """Read what a client was sent: one response for each request, the last one perhaps unfinished.
 
-    Return how many there were, and what came through a tunnel, if there was one.
+    Return how many came whole, and what came through a tunnel, if there was one.
     """
     answered = 0
     rest: bytes | None = written
@@ -123,7 +123,6 @@ def client_understands(written: bytes, requests: list[Request]) -> tuple[int, by
         rest = rest[end:]
         status = int(head.start.split(b" ")[1])
         request = requests[answered] if answered < len(requests) else Request(b"GET", True)
-        assert status != 500
         if status == 101:
             return answered, rest
         if status < 200:
@@ -134,7 +133,7 @@ def client_understands(written: bytes, requests: list[Request]) -> tuple[int, by
         rest = _behind_response(rest, head, request, status)
         if b"close" in head.members(b"connection"):
             assert not rest
-    return answered, None
+    return answered - (rest is None), None
 
 
 def _behind_response(rest: bytes, head: Head, request: Request, status: int) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import subprocess
 import sys
@@ -34,6 +35,13 @@ def test_a_finding_is_told_with_its_story_and_how_to_see_it_again(
         f"AssertionError: why\nexchanges: a finding, exit code {code}\n"
         "  again: python -m tests.fuzz exchanges tests/fuzz/out/findings/exchanges-crash-1234\n"
     )
+
+
+def test_a_finding_can_be_copied_from_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    file = corpus_of("chunked_bodies")[0]
+    assert not driver.report("chunked_bodies", 77, "", {file})
+    encoded = capsys.readouterr().out.rpartition("base64: ")[2]
+    assert base64.b64decode(encoded) == file.read_bytes()
 
 
 def test_a_run_that_broke_down_is_a_finding_with_its_log(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from fastrouter.net.connection import MAX_UNREAD
 from fastrouter.net.downstream import Downstream
 from fastrouter.net.inbound import Phase
 from fastrouter.policy.target import PoolKey
+from tests.properties.mute import Mute
 from tests.support import (
     Client,
     Stage,
@@ -140,6 +141,29 @@ class TestPipelining:
         await client.send(raw[: len(pieces[0]) - 1])
         await client.send(raw[len(pieces[0]) - 1 :])
         assert [(await client.response())[1] for _ in pieces] == [b"abc", b"def"]
+
+    async def test_an_exchange_that_breaks_takes_nothing_of_the_answer_before(self, router: Stage) -> None:
+        async def handle(visit: Visit) -> None:
+            await visit.head()
+            await visit.send(ok(b"x" * 60_000))
+            await visit.head()
+            visit.writer.write(ok(b"y" * 9_000_000))
+            await visit.gone()
+
+        box = await router.sandbox(handle)
+        client = Mute(router)
+        side = await client.connect()
+        await client.send(request(box) + request(box, b"Transfer-Encoding: chunked", method=b"POST"))
+        await eventually(lambda: side.writing_paused)
+        await client.send(b"no size\r\n")
+        await eventually(lambda: side.phase is not Phase.EXCHANGE)
+        got = b""
+        with client.socket:
+            while piece := await client.read():
+                got += piece
+        first = ok(b"x" * 60_000)
+        assert got[: len(first)] == first
+        assert len(got) < 9_000_000
 
     async def test_reading_pauses_while_an_exchange_is_under_way(self, router: Stage) -> None:
         release = asyncio.Event()
