@@ -18,6 +18,7 @@ MAX_TRAILERS: Final = 16 * 1024
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(;.*)?", re.DOTALL)
+_SPACED: Final = re.compile(rb"[0-9A-Fa-f]+[ \t]+;")
 _OPEN_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{0,16}|[0-9A-Fa-f]{1,16}[ \t]*(;[^\x00-\x08\x0a-\x1f\x7f]*)?\r?")
 
 
@@ -82,17 +83,19 @@ class Chunked(NamedTuple):
 
 def read_chunked(raw: bytes) -> Chunked:
     """Read a chunked body, and what is behind it (RFC 9112 7.1)."""
-    found = _read_chunked(raw)
-    body = raw[: len(raw) - len(found.excess)]
-    spaced = re.search(rb"[0-9A-Fa-f][ \t]+;", body) and found.state in {"done", "open"}
+    lines: list[bytes] = []
+    found = _read_chunked(raw, lines)
+    spaced = any(_SPACED.match(line) for line in lines) and found.state in {"done", "open"}
     return found._replace(state="doubtful") if spaced else found
 
 
-def _read_chunked(raw: bytes) -> Chunked:
+def _read_chunked(raw: bytes, lines: list[bytes]) -> Chunked:
+    """Read a body, and put what stands in the places of chunk sizes into ``lines``."""
     data = b""
     at = 0
     while True:
         end = raw.find(b"\r\n", at)
+        lines.append(raw[at:end] if end >= 0 else raw[at:])
         if end < 0:
             return _unfinished_line(raw[at:], data)
         size = _SIZE.fullmatch(raw[at:end])
