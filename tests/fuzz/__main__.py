@@ -34,9 +34,7 @@ def main() -> int:
     parser.add_argument("target", choices=[*TARGETS, "all"])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="run these inputs, and no more")
     parser.add_argument("--seconds", type=int, default=60, help="of all targets together (default: 60)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="for the same inputs again (default: others)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="for the same inputs again (default: others)")
     options = parser.parse_args()
     if options.files:
         if options.target == "all":

@@ -22,7 +22,7 @@ from tests.fuzz.reading import (
 from tests.fuzz.stage import Sandbox, Stream, errors_in_the_log
 from tests.shim import PEER, Shim
 
-_SETTINGS: Final = Settings(dial_retry=0.0, shutdown_grace=0.0, websocket_max_message=64)
+_SETTINGS: Final = Settings(request_id=False, dial_retry=0.0, shutdown_grace=0.0, websocket_max_message=64)
 _SEPARATOR: Final = b"\n--\n"
 _PAUSE: Final = b"\n++\n"
 # Turns of the event loop after which nothing more happens in memory.
@@ -33,7 +33,8 @@ _MAX_TURNS: Final = 5000
 def check(data: bytes) -> None:
     """Carry what the client says, up to the first separator; the sandbox's answers are behind it.
 
-    The client pauses at each ``++`` until nothing moves any more.
+    The client pauses at each ``++`` until nothing moves any more. Where an answer has a ``++``, the sandbox
+    says what is behind it at the client's next pause, whether or not anybody waits for it.
     Options: 1, the client leaves at the end; 2, the sandbox closes when it has no more answers; 4, the client
     waits for the router before each of its pieces.
     """
@@ -45,17 +46,22 @@ def check(data: bytes) -> None:
 async def _carry(drawn: inputs.Input, errors: list[str]) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(repr(context)))
     said, *answers = drawn.data.split(_SEPARATOR)
-    sandbox = Sandbox(
-        (drawn._replace(data=answer).pieces() for answer in answers), closes=bool(drawn.options & 2)
-    )
+    scripts = [[drawn._replace(data=part).pieces() for part in answer.split(_PAUSE)] for answer in answers]
+    sandbox = Sandbox(scripts, closes=bool(drawn.options & 2))
     async with Shim(settings=_SETTINGS, backend=sandbox) as shim:
         client = shim.connect()
+
+        def moved() -> int:
+            return len(client.unread) + sum(len(stream.sent) for stream in sandbox.streams)
+
         for part in said.split(_PAUSE):
             for piece in drawn._replace(data=part).pieces():
                 client.send(piece)
                 if drawn.options & 4:
                     await _turns(3)
-            await _quiet(lambda: len(client.unread) + sum(len(stream.sent) for stream in sandbox.streams))
+            await _quiet(moved)
+            sandbox.go_on()
+            await _quiet(moved)
             sandbox.part += 1
         over = client.ended
         if drawn.options & 1:
@@ -80,13 +86,14 @@ def all_is_understood(said: bytes, written: bytes, sandbox: Sandbox, *, over: bo
     if not all(aligned):
         return  # a body spelled out what makes the sandbox answer
     if tunnel is not None:
-        came = behind_switch(sandbox.last.answer)
+        came = behind_switch(sandbox.last_answer)
         assert came is not None
         tunnel_fits(tunnel, came)
     elif answered < complete and not over:
         # A client that waits, waits for its sandbox. Its request was read, so this is the one to look at.
         assert sandbox.streams
-        assert not may_be_followed(sandbox.last.answer, requests[answered], excess=True), sandbox.last
+        answer = sandbox.last_answer
+        assert not may_be_followed(answer, requests[answered], excess=True), answer
 
 
 def was_rightly_reused(stream: Stream) -> bool:

@@ -31,8 +31,10 @@ class Stream(httpcore.AsyncNetworkStream):
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._answers: asyncio.Queue[bytes] = asyncio.Queue()
+        self._later: deque[list[bytes]] = deque()
         self.given: list[Given] = []
         self.sent = b""
+        self.closed = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
         return await self._answers.get()
@@ -40,14 +42,25 @@ class Stream(httpcore.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
         self.sent += buffer
         while len(self.given) < self.sent.count(_MARK):
-            pieces = self._sandbox.answer()
-            given = Given(b"".join(pieces), len(pieces) > 1, self._sandbox.part)
-            self.given.append(given)
-            self._sandbox.last = given
-            for piece in pieces:
-                self._answers.put_nowait(piece)
+            pieces, *later = self._sandbox.answer()
+            self._later = deque(later)
+            self.given.append(Given(b"", len(pieces) > 1, self._sandbox.part))
+            self._sandbox.last = self
+            self._say(pieces)
+
+    def go_on(self) -> None:
+        """Say the next part of an answer that has a pause, asked or not."""
+        if self._later and not self.closed:
+            self._say(self._later.popleft())
+
+    def _say(self, pieces: list[bytes]) -> None:
+        last = self.given[-1]
+        self.given[-1] = last._replace(answer=last.answer + b"".join(pieces))
+        for piece in pieces:
+            self._answers.put_nowait(piece)
 
     async def aclose(self) -> None:
+        self.closed = True
         self._answers.put_nowait(b"")
 
     def get_extra_info(self, info: str) -> Any:
@@ -57,12 +70,13 @@ class Stream(httpcore.AsyncNetworkStream):
 class Sandbox(httpcore.AsyncNetworkBackend):
     """Gives its answers in turn; afterwards it closes, or is silent."""
 
-    def __init__(self, answers: Iterable[list[bytes]], *, closes: bool) -> None:
+    def __init__(self, answers: Iterable[list[list[bytes]]], *, closes: bool) -> None:
+        """Take answers: each one's parts, with a pause between them, and the pieces of each part."""
         self._answers = deque(answers)
         self._closes = closes
         self.streams: list[Stream] = []
         self.part = 0
-        self.last = Given(b"", False, 0)
+        self.last: Stream | None = None
 
     async def connect_tcp(
         self,
@@ -75,9 +89,19 @@ class Sandbox(httpcore.AsyncNetworkBackend):
         self.streams.append(Stream(self))
         return self.streams[-1]
 
-    def answer(self) -> list[bytes]:
+    @property
+    def last_answer(self) -> bytes:
+        """What was said to the last request that came."""
+        return self.last.given[-1].answer if self.last is not None else b""
+
+    def go_on(self) -> None:
+        """Let each connection say the next part of its answer."""
+        for stream in self.streams:
+            stream.go_on()
+
+    def answer(self) -> list[list[bytes]]:
         if not self._answers:
-            return [b""] if self._closes else []
+            return [[b""] if self._closes else []]
         return self._answers.popleft()
 
 

@@ -171,11 +171,11 @@ async def test_answers_that_nobody_reads_stop_the_requests(router: Stage, mute: 
     side = await mute.connect()
     flood = asyncio.ensure_future(mute.send(one.replace(b"<port>", b"%d" % box.port) * 300_000))
     await eventually(lambda: side.writing_paused and len(side.buffer) > 0)
-    answered = router.server.requests
+    answered = router.server.metrics.requests
     await stays_bounded(lambda: (side,))
-    assert router.server.requests == answered
+    assert router.server.metrics.requests == answered
     # Reading goes on where it stopped.
-    while router.server.requests < answered + 1000:
+    while router.server.metrics.requests < answered + 1000:
         await mute.read()
     flood.cancel()
 
@@ -185,14 +185,14 @@ async def test_a_flood_of_pipelined_requests_leaves_turns_to_others(router: Stag
     client.writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 9000)
     await other.send(b"GET /healthz HTTP/1.1\r\nHost: b\r\n\r\n")
     await other.response()
-    assert router.server.requests < 8000
+    assert router.server.metrics.requests < 8000
 
 
 async def test_a_flood_of_informational_responses_ends_and_is_not_stored(router: Stage, mute: Mute) -> None:
     box = await router.sandbox(endless(b"", b"HTTP/1.1 102 \r\n\r\n" * 4000))  # type: ignore[arg-type]
     side = await mute.connect()
     await mute.send(request(box))
-    await eventually(lambda: router.server.errors == 1)
+    await eventually(lambda: router.server.metrics.faults == 1)
     assert held(side) <= BOUND
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fastrouter.demo.dns import DnsServer
 from fastrouter.net.inbound import Phase
 from fastrouter.net.resolver import Resolver
+from fastrouter.net.upstream import State
 from tests.conformance.recorder import busy_stage
 from tests.properties.mute import Mute
 from tests.support import LIMIT, Stage, Visit, always, eventually, free_port, ok, request
@@ -117,6 +119,36 @@ async def test_shutdown_does_not_wait_for_a_client_that_never_reads(router: Stag
     async with asyncio.timeout(5):
         await router.server.shutdown()
     assert not router.server.connections
+
+
+async def test_an_idle_connection_whose_sandbox_never_read_the_request_is_closed_all_the_same() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        async with busy_stage(keepalive_expiry=0.0) as router:
+            router.zone["box.default.svc.cluster.local"] = ["127.0.0.1"]
+            client = await router.client()
+            port = listener.getsockname()[1]
+            await client.send(request(port, b"Content-Length: 50000", method=b"POST"))
+            sandbox, _ = await asyncio.wait_for(loop.sock_accept(listener), LIMIT)
+            with sandbox:
+                (side,) = router.server.connections
+                await eventually(lambda: side._exchange.upstream is not None)
+                upstream = side._exchange.upstream
+                assert upstream is not None
+                # What the sandbox does not take should show in the router, not in the kernel's own buffer.
+                sock = upstream.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                await client.send(b"x" * 50_000)
+                await eventually(lambda: upstream.transport.get_write_buffer_size() > 0 and not side.pipe)
+                await loop.sock_sendall(sandbox, ok())
+                await client.response()
+                # It is kept or it is not: soon the pool knows of no open connection, and that is true.
+                await eventually(lambda: router.server.pool.open == 0)
+                await eventually(lambda: upstream.state is State.CLOSED)
 
 
 async def test_shutdown_ends_with_the_last_exchange_which_says_so() -> None:

@@ -20,6 +20,7 @@ RULES = [
     Rules(trusts_proxies=True, credentials=b"authorization", honour_pod_ip=True, longest_timeout=7.0),
     Rules(drops=frozenset(), forward_origin=True, upgrades=frozenset({b"websocket", b"echo"})),
     Rules(credentials=b"x-token", drops=frozenset({b"x-token"})),
+    Rules(request_ids=True, trusts_proxies=True),
 ]
 
 # Names with a meaning, in any spelling, and names of a client's own.
@@ -103,6 +104,9 @@ _LINES = st.sampled_from(
 
 @given(st.sampled_from(RULES), _LINES, families())
 @example(RULES[0], b"GET / HTTP/1.1\r\n", [b"Content-Length: %d\r\n" % size for size in (1, 2, 300, 0)])
+@example(
+    RULES[4], b"GET / HTTP/1.1\r\n", [b"X-Request-ID: %b\r\n" % text for text in (b"a", b"b", b'"', b"c")]
+)
 @example(RULES[1], b"GET / HTTP/1.1\r\n", [b"X-Sandbox-Timeout: %d\r\n" % size for size in (1, 2, 300, 0)])
 @example(RULES[0], b"GET / HTTP/1.1\r\n", [b"A: %d\r\nConnection: a\r\n" % number for number in range(4)])
 def test_requests(rules: Rules, line: bytes, family: list[bytes]) -> None:
