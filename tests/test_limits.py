@@ -187,7 +187,7 @@ class TestOpenFiles:
             await settled(lambda: len(answered(clients)))
             served = answered(clients)
             waiting = [client for client in clients if client not in served]
-            assert 100 < len(served) < 256
+            assert 64 < len(served) <= 128  # each may need a second one, for a sandbox
             for client in served:
                 client.close()
             for client in waiting:

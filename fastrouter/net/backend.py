@@ -10,18 +10,30 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 import httpcore
 
-from fastrouter.errors import CONNECT_REFUSED, CONNECT_TIMEOUT, CONNECT_UNREACHABLE, Cause
+from fastrouter.errors import (
+    CONNECT_REFUSED,
+    CONNECT_TIMEOUT,
+    CONNECT_UNREACHABLE,
+    OVERLOADED,
+    Cause,
+    Source,
+)
 from fastrouter.net.resolver import NameFailureError, NameNotFoundError, Resolver
 from fastrouter.net.stream import StreamTransport, TransportStream
 
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 _REFUSED: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+
+# No sandbox is to blame. Nothing was sent, and descriptors come back: it is tried again like any dial.
+_NO_FILES: Final = replace(OVERLOADED, source=Source.DIAL)
 
 
 class DialError(httpcore.ConnectError):
@@ -35,8 +47,10 @@ class DialError(httpcore.ConnectError):
 class Backend(httpcore.AsyncNetworkBackend):
     """Resolves with ``Resolver`` and connects with the running loop."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, make_room: Callable[[], object] = lambda: None) -> None:
+        """Connect; ``make_room`` is called before, to close something where files are running out."""
         self._resolver = resolver
+        self._make_room = make_room
 
     async def connect_tcp(
         self,
@@ -47,13 +61,16 @@ class Backend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[SocketOption] | None = None,
     ) -> TransportStream:
         """Connect to the first address of ``host`` that answers; raise ``DialError``."""
+        self._make_room()
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self._addresses(host)
+                resolved = time.monotonic()
                 stream = await self._first(addresses, host, port, local_address)
         except TimeoutError as error:
             self._resolver.forget(host)
             raise DialError(CONNECT_TIMEOUT, f"no answer from {host}:{port} in {timeout} s") from error
+        stream.resolved = 0.0 if _is_address(host) else resolved
         for option in socket_options or ():
             stream.get_extra_info("socket").setsockopt(*option)
         return stream
@@ -80,10 +97,10 @@ class Backend(httpcore.AsyncNetworkBackend):
                 failure = error
             else:
                 return stream
-        # The sandbox may have moved to another address: the next attempt asks anew.
-        self._resolver.forget(host)
-        refused = failure is not None and failure.errno in _REFUSED
-        cause = CONNECT_REFUSED if refused else CONNECT_UNREACHABLE
+        cause = _cause(failure)
+        if cause is not _NO_FILES:
+            # The sandbox may have moved to another address: the next attempt asks anew.
+            self._resolver.forget(host)
         raise DialError(cause, f"{host}:{port} at {', '.join(addresses)}: {failure}") from failure
 
     async def connect_unix_socket(
@@ -100,7 +117,7 @@ class Backend(httpcore.AsyncNetworkBackend):
         except TimeoutError as error:
             raise DialError(CONNECT_TIMEOUT, f"no answer from {path} in {timeout} s") from error
         except OSError as error:
-            raise DialError(CONNECT_UNREACHABLE, f"{path}: {error}") from error
+            raise DialError(_cause(error), f"{path}: {error}") from error
         return stream
 
     async def sleep(self, seconds: float) -> None:
@@ -114,6 +131,13 @@ def attach(stream: httpcore.AsyncNetworkStream, protocol: asyncio.Protocol) -> N
         stream.hand_over(protocol)
     else:
         StreamTransport(stream, protocol)
+
+
+def _cause(failure: OSError | None) -> Cause:
+    number = failure.errno if failure is not None else None
+    if number in {errno.EMFILE, errno.ENFILE}:
+        return _NO_FILES
+    return CONNECT_REFUSED if number in _REFUSED else CONNECT_UNREACHABLE
 
 
 def _is_address(host: str) -> bool:

@@ -88,6 +88,11 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool idle={self._resting} keys={len(self._idle)} {self.counters}>"
 
+    @property
+    def idle(self) -> int:
+        """How many connections wait for a request."""
+        return self._resting
+
     def statistics(self) -> dict[str, int]:
         """Return the numbers of idle connections, keys and leases."""
         counters = self.counters
@@ -249,7 +254,8 @@ class Pool:
 
     def _drop(self, connection: Upstream) -> None:
         self.forget(connection)
-        connection.transport.close()
+        # At once: what its sandbox never read of a request would keep a plain close waiting for ever.
+        connection.abort()
 
 
 class Wheel:

@@ -20,17 +20,20 @@ from fastrouter.errors import (
     DNS_FAILURE,
     DNS_NOT_FOUND,
     Cause,
+    Source,
 )
 from fastrouter.net.backend import Backend, DialError
 from fastrouter.net.resolver import Resolver
 from fastrouter.server import Server
 from fastrouter.settings import Settings
+from tests.adversity.descriptors import no_files
 from tests.support import (
     LIMIT,
     Client,
     ScriptedSandbox,
     Visit,
     always,
+    eventually,
     free_port,
     full_listener,
     ok,
@@ -101,6 +104,25 @@ class TestCauses:
     async def test_a_silent_name_server(self, backend: Backend, dns: DnsServer) -> None:
         dns.mode = "silent"
         assert await cause_of(backend, NAME, 1, timeout=0.2) is CONNECT_TIMEOUT
+
+    async def test_no_descriptor_is_no_fault_of_the_sandbox(
+        self, backend: Backend, dns: DnsServer, box: ScriptedSandbox
+    ) -> None:
+        await (await backend.connect_tcp(NAME, box.port)).aclose()
+        with no_files():
+            for host in (NAME, "127.0.0.1"):
+                cause = await cause_of(backend, host, box.port)
+                assert (cause.status, cause.reason, cause.source) == (503, "overloaded", Source.DIAL)
+        await (await backend.connect_tcp(NAME, box.port)).aclose()
+        assert len(dns.questions) == 1  # there is no reason to doubt its address
+
+    async def test_room_is_made_before_each_dial(self, box: ScriptedSandbox) -> None:
+        made: list[int] = []
+        backend = Backend(Resolver(), lambda: made.append(len(box.visits)))
+        for _ in range(2):
+            await (await backend.connect_tcp("127.0.0.1", box.port)).aclose()
+            await eventually(lambda: len(box.visits) == len(made))
+        assert made == [0, 1]
 
 
 class TestConnect:
