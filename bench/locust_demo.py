@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from fastrouter import settings, supervisor
+from fastrouter import config, supervisor
 from fastrouter.demo.run import run_demo
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--sandbox-port", type=int, required=True, help="the port of every sandbox")
     parser.add_argument("--port", default="0", help="of the router; 0 takes a free one")
     chosen = parser.parse_args()
-    effective = settings.load({"port": chosen.port}, os.environ, lambda *_args, **_more: None)
+    effective = config.load({"port": chosen.port}, os.environ, lambda *_args, **_more: None)
     return supervisor.run(run_demo(effective, sandboxes=chosen.sandboxes, sandbox_port=chosen.sandbox_port))
 
 

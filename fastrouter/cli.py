@@ -1,34 +1,74 @@
-"""Commands: ``serve`` and ``demo``. The only reader of the environment."""
+"""Commands. The only reader of the environment, and of the configuration file."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from fastrouter import __version__, settings, supervisor
+from fastrouter import arguments, completion, config, configfile, options, probe, settings, supervisor
 from fastrouter.telemetry import logs
 
 _USAGE_ERROR = 2
+# As a shell has it: 128 and the number of SIGINT.
+_INTERRUPTED = 130
 
 _log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
-    chosen = _parser().parse_args(arguments)
-    logs.set_up(sys.stdout)
-    flags = {option.field: getattr(chosen, option.field, None) for option in settings.OPTIONS}
+    chosen = arguments.parse(sys.argv[1:] if words is None else words)
+    command = chosen["command"] or "serve"
+    if command == "completion":
+        print(completion.script(chosen["shell"]), end="")
+        return 0
+    # What these two print is a log; what the others print is their result.
+    runs = command in {"serve", "demo"}
+    logs.set_up(sys.stdout if runs else sys.stderr)
+
+    def read() -> config.Effective:
+        return _read(chosen, _log.warning if runs else _warn)
+
+    def reload() -> settings.Settings:
+        """Read file and environment anew, with the same flags; raises ``SettingsError``."""
+        return read().settings
+
     try:
-        effective = settings.load(flags, os.environ, _log.warning)
-    except settings.SettingsError as error:
-        print(f"fastrouter: {error}", file=sys.stderr)
+        return _COMMANDS[command](read, chosen) if command in _COMMANDS else _run(command, reload)
+    except (settings.SettingsError, probe.QuestionError) as error:
+        for line in str(error).split("\n"):
+            print(f"fastrouter: {line}", file=sys.stderr)
         return _USAGE_ERROR
-    if chosen.command == "demo":
+
+
+def _read(chosen: Mapping[str, Any], warn: Callable[[str], None]) -> config.Effective:
+    flags = {option.field: chosen.get(option.field) for option in options.OPTIONS}
+    name = chosen.get("config") or os.environ.get(config.CONFIG_VARIABLE)
+    file = configfile.read(_text(name), name) if name else configfile.ConfigFile()
+    return config.explain(flags, os.environ, warn, file)
+
+
+def _text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise settings.SettingsError(f"{name}: cannot read the configuration file: {reason}") from error
+
+
+def _warn(message: str) -> None:
+    print(f"fastrouter: warning: {message}", file=sys.stderr)
+
+
+def _run(command: str, reload: Callable[[], settings.Settings]) -> int:
+    effective = reload()
+    if command == "demo":
         return _demo(effective)
-    return supervisor.run(supervisor.serve(effective))
+    return supervisor.run(supervisor.serve(effective, reload))
 
 
 def _demo(effective: settings.Settings) -> int:
@@ -40,28 +80,31 @@ def _demo(effective: settings.Settings) -> int:
     return supervisor.run(run_demo(effective))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastrouter",
-        description="One address in front of thousands of sandboxes; X-Sandbox-ID names the sandbox.",
-        epilog="Environment variables: "
-        + ", ".join(o.variable for o in settings.OPTIONS if o.variable)
-        + ".",
+def _check(read: Callable[[], config.Effective], _: Mapping[str, Any]) -> int:
+    if not read().settings.honours_pod_ip:
+        _warn(settings.UNCONFIGURED)
+    print("ok")
+    return 0
+
+
+def _print(read: Callable[[], config.Effective], _: Mapping[str, Any]) -> int:
+    print(configfile.write(*read()), end="")
+    return 0
+
+
+def _probe(read: Callable[[], config.Effective], chosen: Mapping[str, Any]) -> int:
+    question = probe.Question(
+        sandbox=chosen["sandbox"],
+        namespace=chosen["namespace"],
+        port=chosen["sandbox_port"],
+        path=chosen["path"],
+        method=chosen["method"],
+        timeout=chosen["timeout"],
     )
-    parser.add_argument("--version", action="version", version=f"fastrouter {__version__}")
-    _add_flags(parser)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    _add_flags(commands.add_parser("serve", help="run the router (the default)"))
-    _add_flags(commands.add_parser("demo", help="run the router with sandboxes and a DNS server of its own"))
-    return parser
+    try:
+        return supervisor.run(probe.run(read().settings, question, as_json="json" in chosen))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
 
 
-def _add_flags(parser: argparse.ArgumentParser) -> None:
-    for option in settings.OPTIONS:
-        if option.flag:
-            parser.add_argument(
-                option.flag,
-                dest=option.field,
-                default=argparse.SUPPRESS,
-                help=f"{option.help} Default: {option.default}.",
-            )
+_COMMANDS = {"check-config": _check, "print-config": _print, "probe": _probe}

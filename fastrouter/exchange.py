@@ -23,6 +23,7 @@ from fastrouter.net.splice import Pipe
 from fastrouter.policy import rewrite
 from fastrouter.policy.authorize import authorize
 from fastrouter.policy.forwarded import client_address, is_trusted
+from fastrouter.policy.ids import id_line
 from fastrouter.response import ResponseSide, nothing
 from fastrouter.wire.framing import ChunkedBody, LengthBody
 
@@ -46,6 +47,7 @@ class Exchange(ResponseSide):
         "_owner",
         "_peer",
         "_peer_line",
+        "_peer_start",
         "_pool",
         "_replayable",
         "_token",
@@ -61,7 +63,8 @@ class Exchange(ResponseSide):
         # A token in the environment need not be UTF-8: os.environ hands such bytes on as surrogates.
         self._token = owner.settings.auth_token.encode("utf-8", "surrogateescape")
         self._peer = peer
-        self._peer_line = peer.encode("ascii") + b"\r\n\r\n"
+        self._peer_start = peer.encode("ascii") + b"\r\n"
+        self._peer_line = self._peer_start + b"\r\n"
         self._trusted = is_trusted(peer, owner.settings.trusted_proxies)
         self._bulkhead = owner.bulkhead
         self._entered: PoolKey | None = None
@@ -110,6 +113,7 @@ class Exchange(ResponseSide):
         """
         if self._token:
             authorize(plan.credentials, self._token)
+            self._owner.metrics.allowed += 1
         if isinstance(plan.target, RouterError):
             raise plan.target.again()
         self.plan, self.outcome, self._keep = plan, outcome, keep
@@ -148,8 +152,12 @@ class Exchange(ResponseSide):
         try:
             return await self._pool.dial(target, self.timeout, attempts)
         finally:
+            now = time.monotonic()
             self.outcome.dials += attempts.count
-            self.outcome.dial_seconds += time.monotonic() - began
+            self.outcome.dial_seconds += now - began
+            if self.outcome.trace is not None:
+                self.outcome.trace.resolved = attempts.resolved
+                self.outcome.trace.connected = now
 
     def begin(self, plan: RequestPlan, route: Target, first: bytes, outcome: Outcome) -> bool:
         """Begin an exchange for which nothing has to be waited for, and tell whether that could be done.
@@ -162,7 +170,7 @@ class Exchange(ResponseSide):
             try:
                 authorize(plan.credentials, self._token)
             except RouterError:
-                return False  # `run` will say so
+                return False  # `run` will say so, and count it
         if self._bulkhead is not None and self._bulkhead.is_full(route.key):
             return False  # likewise
         lease = self._pool.reuse(route)
@@ -182,6 +190,8 @@ class Exchange(ResponseSide):
             self._replayable = True
             self._first = first
         self.unattended = True
+        if self._token:
+            self._owner.metrics.allowed += 1
         outcome.bytes_in = len(first)
         lease.connection.waiter = self._client.waiter
         self._send_request(lease, first)
@@ -213,6 +223,7 @@ class Exchange(ResponseSide):
             if not (self._replayable and _went_stale(lease, error)):
                 raise
             lease.discard()
+            self._owner.metrics.replayed += 1
             lease = await self._dial(target)
             self._send_request(lease, first)
             while not self._done:
@@ -228,12 +239,17 @@ class Exchange(ResponseSide):
         self._done = False
         self.ends_by_close = False
         self._relayed = 0
-        self.outcome.upstream = upstream.address
-        self.outcome.reused = lease.reused
+        outcome = self.outcome
+        outcome.upstream = upstream.address
+        outcome.reused = lease.reused
         self.deadline = time.monotonic() + self.timeout
         self._client.moved = False
         head = self.plan.trusted_head if self._trusted else self.plan.upstream_head
-        upstream.write_both(head + self._peer_line, first)
+        if outcome.trace is None and outcome.request_id == self.plan.request_id:
+            end = self._peer_line
+        else:
+            end = self._peer_start + _lines(self.plan, outcome)
+        upstream.write_both(head + end, first)
         if self.body is not None and not self.body.done:
             Pipe(self._client, upstream, self.body, nothing, self._client_failed).attach()
         if upstream.buffer:
@@ -297,6 +313,13 @@ class Exchange(ResponseSide):
             return
         waits_for_client = not self._request_sent() and not self._client.reading_paused
         self.upstream.fail(RouterError(REQUEST_TIMEOUT if waits_for_client else UPSTREAM_TIMEOUT))
+
+
+def _lines(plan: RequestPlan, outcome: Outcome) -> bytes:
+    """Return the end of the sandbox's head: what the router says of the request itself."""
+    span = outcome.trace.lines if outcome.trace is not None else b""
+    made = outcome.request_id != plan.request_id  # the client's own is in the head
+    return span + (id_line(outcome.request_id) if made else b"\r\n")
 
 
 def _went_stale(lease: Lease, error: RouterError) -> bool:

@@ -13,6 +13,7 @@ _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DOMAIN: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _LAST_PORT: Final = 65535
+_MOST_WORKERS: Final = 256
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -42,6 +43,41 @@ def port(text: str) -> int:
     if number > _LAST_PORT:
         raise ValueError("not a port")
     return number
+
+
+def port_or_off(text: str) -> int | None:
+    """Read a TCP port, or ``off``: None."""
+    return None if text.strip().lower() == "off" else port(text)
+
+
+def workers(text: str) -> int:
+    """Read how many processes; ``auto`` is 0."""
+    if text.strip().lower() == "auto":
+        return 0
+    number = count(text)
+    if not 1 <= number <= _MOST_WORKERS:
+        raise ValueError(f"neither auto nor 1 to {_MOST_WORKERS}")
+    return number
+
+
+def fraction(text: str) -> float:
+    """Read a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("not a number from 0 to 1")
+    return value
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """Return the parser of one of ``names``, in any case."""
+
+    def parse(text: str) -> str:
+        name = text.strip().lower()
+        if name not in names:
+            raise ValueError("not one of " + ", ".join(names))
+        return name
+
+    return parse
 
 
 def is_true(text: str) -> bool:

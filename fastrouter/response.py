@@ -11,6 +11,7 @@ from fastrouter.errors import UPSTREAM_CLOSED, UPSTREAM_PROTOCOL_ERROR, RouterEr
 from fastrouter.net.splice import Pipe
 from fastrouter.net.tunnel import Tunnel
 from fastrouter.policy import rewrite
+from fastrouter.policy.ids import id_line
 from fastrouter.wire.fields import values
 from fastrouter.wire.framing import Body, body_for
 from fastrouter.wire.heads import MAX_HEAD, framing_for
@@ -111,7 +112,8 @@ class ResponseSide(ABC):
         upstream.listener = nothing
         self.outcome.status = response.status
         self._keep = False
-        self._client.write(rewrite.switching_head(head))
+        self.outcome.first_byte = time.monotonic()
+        self._client.write(self._identified(rewrite.switching_head(head), response))
         frames = plan.upgrade.lower() == b"websocket"
         self.ends_by_close = not frames  # a WebSocket says itself where it ends
         limits = self._tunnels.limits
@@ -132,7 +134,7 @@ class ResponseSide(ABC):
         if whole and self._keep and plan.usual_reply:
             upstream.buffer = b""
             self.outcome.bytes_out = len(held)
-            client.write(response.kept_head + held)
+            client.write(self._identified(response.kept_head, response) + held)
             self._response_ended()
             return
         http11 = plan.http11
@@ -143,6 +145,8 @@ class ResponseSide(ABC):
             head = response.kept_head
         else:
             head = rewrite.response_head(response.head(), http11=http11, close=not self._keep)
+        head = self._identified(head, response)
+        self.outcome.first_byte = time.monotonic()
         body = body_for(framing, rewrite.trailers, reframe=http11)
         if body.done:
             client.write(head)
@@ -150,6 +154,11 @@ class ResponseSide(ABC):
         else:
             self._response_body = body
             Pipe(upstream, client, body, self._response_ended, upstream.malformed).attach(head)
+
+    def _identified(self, head: bytes, response: ResponsePlan) -> bytes:
+        """Return a response's head with the id of its request, where the sandbox tells none itself."""
+        request_id = self.outcome.request_id
+        return head[:-2] + id_line(request_id) if request_id and not response.has_request_id else head
 
     def _response_ended(self) -> None:
         """End the exchange, or tell the task that waits; the rest of a request body waits for the task."""

@@ -1,35 +1,42 @@
-"""The process: event loop, limits, signals."""
+"""The process: event loop, signals; and with several workers, the parent of them."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
-import resource
+import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import uvloop
 
-from fastrouter import __version__
-from fastrouter.server import Server
-from fastrouter.settings import UNCONFIGURED
+from fastrouter import __version__, cpus, runtime
+from fastrouter.admin.local import Local
+from fastrouter.admin.serving import serving
+from fastrouter.settings import UNCONFIGURED, SettingsError
 from fastrouter.telemetry import logs
 from fastrouter.telemetry.access_log import AccessLog
+from fastrouter.telemetry.relay import Relay
+from fastrouter.workers import Fleet, StartError
 
 if TYPE_CHECKING:
+    from fastrouter.admin.source import Source
+    from fastrouter.server import Server
     from fastrouter.settings import Settings
 
 T = TypeVar("T")
 
+Reload = Callable[[], "Settings"]
+"""Reads the configuration again; raises ``SettingsError`` or ``OSError``."""
+
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-# From glibc's malloc.h.
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
+USAGE_ERROR: Final = 2
+"""The exit code for settings that the router cannot start with."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,56 +62,126 @@ async def until_signal() -> signal.Signals:
     return await received
 
 
-async def serve(settings: Settings) -> int:
-    """Run one router until a signal; return the exit code."""
-    file_limit = raise_file_limit()
-    keep_freed_memory()
-    writer = AccessLog(sys.stdout.fileno())
-    logs.send_through(writer.say)
+async def serve(settings: Settings, reload: Reload | None = None) -> int:
+    """Run one router until a signal; return the exit code. SIGHUP renews workers by ``reload``."""
+    count = settings.workers or cpus.allowed()
+    if count > 1:
+        return await _serve_fleet(settings, count, reload or (lambda: settings))
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, _log.info, "SIGHUP: with one worker, there is nobody to take over; restart the router"
+    )
     try:
-        return await _serve(settings, writer, file_limit)
-    finally:
-        writer.close()
-        logs.set_up(sys.stdout)
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(runtime.router(settings))
+            # First up and last down: they tell how the router starts, and that it is about to end.
+            if not await _open_admin(stack, settings, Local(server)):
+                return 1
+            return await _serve_until_signal(server)
+    except runtime.StartError as error:
+        _log.error("cannot start", extra={"error": str(error)})
+        return USAGE_ERROR
 
 
-async def _serve(settings: Settings, writer: AccessLog, file_limit: int) -> int:
-    access_log = writer if settings.access_log else None
-    server = Server(settings, access_log=access_log, file_limit=file_limit)
+async def _open_admin(stack: AsyncExitStack, settings: Settings, source: Source) -> bool:
+    try:
+        await stack.enter_async_context(serving(settings, source))
+    except OSError as error:
+        _log.error("cannot listen on an admin port", extra={"error": str(error)})
+        return False
+    return True
+
+
+async def _serve_until_signal(server: Server) -> int:
+    settings = server.settings
     try:
         await server.start()
     except OSError as error:
-        _log.error("cannot listen", extra={"host": settings.host, "port": settings.port, "error": str(error)})
-        return 1
-    host, port = server.address
-    effective = settings.shown() | {"host": host, "port": port}
-    _log.info("listening", extra={"version": __version__, "settings": effective})
-    if not settings.honours_pod_ip:
-        _log.warning(UNCONFIGURED)
-    # What was made until now lives as long as the process: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    received = await until_signal()
-    _log.info("shutting down", extra={"signal": received.name})
+        return _cannot_listen(settings, error)
+    _tell_start(settings, server.address, server.secure_address)
+    settle_memory()
+    await _until_told_to_end(settings, server)
     await server.shutdown()
-    _log.info("stopped", extra={"requests": server.requests})
+    _log.info("stopped", extra={"requests": server.metrics.requests})
     return 0
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed buffers (mallopt(3)); other C libraries are left as they are.
-
-    Every read of a body allocates up to 256 KB. By default glibc gives such a buffer back to the kernel when
-    it is freed, and the next read pays for fresh pages: docs/decisions/0007.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 4 * 1024 * 1024)
-        mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
+async def _until_told_to_end(settings: Settings, server: Server | Fleet) -> None:
+    received = await until_signal()
+    _log.info("shutting down", extra={"signal": received.name, "serving_for": settings.shutdown_delay})
+    server.leaving = True
+    await asyncio.sleep(settings.shutdown_delay)
 
 
-def raise_file_limit() -> int:
-    """Raise the limit of open files to the hard limit, and return it: each exchange holds two."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+async def _serve_fleet(settings: Settings, count: int, reload: Reload) -> int:
+    """Be the parent of ``count`` workers."""
+    runtime.raise_file_limit()
+    relay = Relay(sys.stdout.fileno())
+    output = relay.open()
+    writer = AccessLog(output)
+    logs.send_through(writer.say, style=settings.log_format, level=settings.log_level)
+    try:
+        fleet = Fleet(settings, count, relay)
+        async with AsyncExitStack() as stack:
+            if not await _open_admin(stack, settings, fleet):
+                return 1
+            return await _serve_by(fleet, settings, reload)
+    except OSError as error:
+        return _cannot_listen(settings, error)
+    finally:
+        writer.close()
+        os.close(output)
+        relay.close()
+        logs.set_up(sys.stdout, style=settings.log_format, level=settings.log_level)
+
+
+async def _serve_by(fleet: Fleet, settings: Settings, reload: Reload) -> int:
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    try:
+        await fleet.start()
+    except StartError as error:
+        _log.error("cannot start", extra={"error": str(error)})
+        return error.code
+    _tell_start(settings, fleet.address, fleet.secure_address)
+    settle_memory()
+    renewing = asyncio.create_task(_renew(fleet, asked, reload))
+    await _until_told_to_end(settings, fleet)
+    renewing.cancel()
+    await asyncio.wait([renewing])
+    await fleet.shutdown()
+    _log.info("stopped", extra={"requests": fleet.requests})
+    return 0
+
+
+async def _renew(fleet: Fleet, asked: asyncio.Event, reload: Reload) -> None:
+    """Replace the workers each time it is asked for, with the settings as they are by then."""
+    while await asked.wait():
+        asked.clear()
+        try:
+            settings = reload()
+        except (SettingsError, OSError) as error:
+            _log.error("SIGHUP: invalid settings; nothing changes", extra={"error": str(error)})
+            continue
+        _log.info("SIGHUP: replacing the workers", extra={"settings": settings.shown()})
+        if await fleet.roll(settings):
+            _log.info("SIGHUP: all workers are replaced")
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> int:
+    _log.error("cannot listen", extra={"host": settings.host, "port": settings.port, "error": str(error)})
+    return 1
+
+
+def _tell_start(settings: Settings, address: tuple[str, int], secure: tuple[str, int] | None) -> None:
+    effective = settings.shown() | {"host": address[0], "port": address[1]}
+    if secure is not None:
+        effective["https_port"] = secure[1]
+    _log.info("listening", extra={"version": __version__, "settings": effective})
+    if not settings.honours_pod_ip:
+        _log.warning(UNCONFIGURED)
+
+
+def settle_memory() -> None:
+    """Let the collector leave alone what was made until now: it lives as long as the process."""
+    gc.collect()
+    gc.freeze()

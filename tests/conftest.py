@@ -16,6 +16,10 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# Routers that run as processes of their own: beside each other, none may insist on the default ports.
+# What they send is compared byte for byte.
+os.environ |= {"HEALTH_PORT": "0", "METRICS_PORT": "0", "REQUEST_ID": "false"}
+
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item

@@ -27,7 +27,7 @@ LIMIT = 10.0
 PEER = ("192.0.2.7", 40000)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-SETTINGS = Settings(dial_retry=0.0, shutdown_grace=0.0)
+SETTINGS = Settings(request_id=False, dial_retry=0.0, shutdown_grace=0.0)
 """A dial that fails is not tried again, and nothing is waited for at the end of a test."""
 
 BOX = {"X-Sandbox-ID": "box"}

@@ -14,11 +14,16 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
 
 from fastrouter.demo.dns import DnsServer
 from fastrouter.server import Server
 from fastrouter.settings import Settings
 from fastrouter.telemetry.access_log import AccessLog
+from fastrouter.tls import certificates_of
+
+if TYPE_CHECKING:
+    from fastrouter.telemetry.tracing import Tracer
 
 LIMIT = 10.0
 """Seconds after which a test that waits for the network has failed."""
@@ -286,10 +291,18 @@ async def stage(**settings: object) -> AsyncIterator[Stage]:
     await dns.start()
     read_fd, write_fd = os.pipe()
     chosen = Settings(
-        host="127.0.0.1", port=0, dns_servers=(dns.address,), dial_retry=0.0, shutdown_grace=0.0
+        host="127.0.0.1",
+        port=0,
+        dns_servers=(dns.address,),
+        dial_retry=0.0,
+        shutdown_grace=0.0,
+        request_id=False,  # what is sent and answered is compared byte for byte
     )
     log = AccessLog(write_fd)
-    server = Server(replace(chosen, **settings), access_log=log)  # type: ignore[arg-type]
+    tracer = cast("Tracer | None", settings.pop("tracer", None))
+    effective = replace(chosen, **settings)  # type: ignore[arg-type]
+    certificates = certificates_of(effective)
+    server = Server(effective, access_log=log, tracer=tracer, certificates=certificates)
     await server.start()
     set_ = Stage(server, dns, zone, read_fd)
     try:

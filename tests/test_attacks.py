@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from fastrouter.settings import Settings, load
-from fastrouter.telemetry.logs import JsonFormatter
+from fastrouter.config import load
+from fastrouter.settings import Settings
+from fastrouter.telemetry.logs import Formatter
 from tests.attacking import ALLOWED, OPEN, TOKEN, UPGRADE, raw, status_and_sent
 from tests.shim import BOX, OK, MockBackend, Shim, raw_request
 from tests.support import always, ok, request, stage
@@ -227,7 +228,7 @@ class TestLogs:
     async def test_a_timeout_forges_no_line_and_a_flood_is_one(self) -> None:
         stream = io.StringIO()
         handler = logging.StreamHandler(stream)
-        handler.setFormatter(JsonFormatter())
+        handler.setFormatter(Formatter())
         logger = logging.getLogger("fastrouter")
         logger.addHandler(handler)
         value = b'1","level":"error","x":"\x85\xe2\x80\xa8\t' + b"9" * 200

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import runpy
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from fastrouter.settings import OPTIONS, Option, Settings, SettingsError, load, markdown_table
+from fastrouter.config import explain, load, markdown_tables
+from fastrouter.configfile import ConfigFile
+from fastrouter.options import GROUPS, OPTIONS, Option
+from fastrouter.settings import Settings, SettingsError
 
 VARIABLES = {option.variable: option for option in OPTIONS if option.variable}
-FLAGS = {option.flag: option for option in OPTIONS if option.flag}
+# Those that have no variable; every other flag reads its value in the same way.
+FLAGS = {option.flag: option for option in OPTIONS if option.flag and not option.variable}
+TLS = {"TLS_CERT_FILE": "/tls/tls.crt", "TLS_KEY_FILE": "/tls/tls.key", "TLS_CLIENT_CA_FILE": "/tls/ca.crt"}
 # Those that the reference router has too.
 LENIENT = {
     "PROXY_TIMEOUT_SECONDS",
@@ -33,7 +37,14 @@ def fail(message: str) -> None:
 def value_of(option: Option, text: str) -> Any:
     flags = {} if option.variable else {option.field: text}
     environ = {option.variable: text} if option.variable else {}
-    return getattr(load(flags, environ, fail), option.field)
+    if option.field.startswith(("tls_", "mtls_")):  # they need each other
+        environ = TLS | {"MTLS_MODE": "optional"} | environ
+    warn = ignore if environ.get("MTLS_MODE") == "off" else fail
+    return getattr(load(flags, environ, warn), option.field)
+
+
+def ignore(message: str) -> None:
+    """For what is doubtful on purpose."""
 
 
 def option(name: str) -> Option:
@@ -57,12 +68,6 @@ def test_the_defaults_are_the_contracts() -> None:
     )
 
 
-def test_every_setting_has_its_row_and_every_row_its_setting() -> None:
-    assert [option.field for option in OPTIONS] == [field.name for field in dataclasses.fields(Settings)]
-    assert all(option.variable or option.flag for option in OPTIONS)
-    assert all(option.help.endswith(".") for option in OPTIONS)
-
-
 VALID = [
     ("--host", "127.0.0.1", "127.0.0.1"),
     ("--port", "0", 0),
@@ -77,6 +82,24 @@ VALID = [
         "10.0.0.10:53, [2001:db8::1]:5353 ,2001:db8::2,[::1],",
         ("10.0.0.10:53", "[2001:db8::1]:5353", "2001:db8::2", "[::1]"),
     ),
+    ("HTTPS_PORT", "0", 0),
+    ("WORKERS", "2", 2),
+    ("WORKERS", "Auto", 0),
+    *[
+        (name, text, port)
+        for name in ("HEALTH_PORT", "METRICS_PORT")
+        for text, port in (("0", 0), ("off", None))
+    ],
+    ("TLS_CERT_FILE", "/tls/tls.crt", "/tls/tls.crt"),
+    ("TLS_KEY_FILE", "/tls/tls.key", "/tls/tls.key"),
+    ("TLS_CLIENT_CA_FILE", "/tls/ca.crt", "/tls/ca.crt"),
+    *[("MTLS_MODE", text, text.lower()) for text in ("off", "Optional", "required")],
+    ("SHUTDOWN_DELAY_SECONDS", "5", 5.0),
+    *[("ACCESS_LOG_SAMPLE", text, float(text)) for text in ("0", "0.01", "1")],
+    *[("LOG_FORMAT", text, text.lower()) for text in ("json", "Console")],
+    *[("LOG_LEVEL", text, text.lower()) for text in ("debug", "info", "WARNING", "error")],
+    ("REQUEST_ID", "off", False),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318", "http://127.0.0.1:4318"),
     ("DIAL_RETRY_SECONDS", "0", 0.0),
     ("DIAL_RETRY_SECONDS", "1.5", 1.5),
     ("MAX_KEEPALIVE_CONNECTIONS", "0", 0),
@@ -119,6 +142,11 @@ def test_every_option_has_a_valid_and_an_invalid_value_in_these_tests() -> None:
         "--host",
         "ROUTER_AUTH_TOKEN",
         "ALLOW_UNAUTHENTICATED_ROUTER",
+        # Files and addresses: starting will tell.
+        "TLS_CERT_FILE",
+        "TLS_KEY_FILE",
+        "TLS_CLIENT_CA_FILE",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
     }
 
 
@@ -169,7 +197,13 @@ INVALID = [
     *[("REQUEST_HEAD_TIMEOUT_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("CLIENT_KEEPALIVE_SECONDS", text) for text in (*NO_SECONDS, "0")],
     *[("SHUTDOWN_GRACE_SECONDS", text) for text in NO_SECONDS],
-    *[("ACCESS_LOG", text) for text in ("", "2", "maybe")],
+    *[(name, text) for name in ("ACCESS_LOG", "REQUEST_ID") for text in ("", "2", "maybe")],
+    *[(name, text) for name in ("HEALTH_PORT", "METRICS_PORT") for text in ("", "on", "65536")],
+    *[("HTTPS_PORT", text) for text in ("", "off", "65536")],
+    *[("WORKERS", text) for text in ("", "0", "-1", "257", "many")],
+    *[("SHUTDOWN_DELAY_SECONDS", text) for text in NO_SECONDS],
+    *[("ACCESS_LOG_SAMPLE", text) for text in ("", "1.1", "-0.1", "nan", "all")],
+    *[(name, text) for name in ("MTLS_MODE", "LOG_FORMAT", "LOG_LEVEL") for text in ("", "maybe")],
 ]
 
 
@@ -205,37 +239,137 @@ def test_a_flag_goes_before_the_environment_and_the_environment_before_the_defau
     assert load({"proxy_timeout": None}, {}, fail).proxy_timeout == 180
 
 
+def test_a_flag_goes_before_the_file_and_the_file_before_the_environment() -> None:
+    environ = {"PROXY_TIMEOUT_SECONDS": "20", "CLUSTER_DOMAIN": "example.org", "DIAL_RETRY_SECONDS": "1"}
+    file = ConfigFile({"proxy_timeout": 15.0, "cluster_domain": "file.example", "health_port": None})
+    effective = explain({"proxy_timeout": "10"}, environ, fail, file)
+    assert effective.settings == Settings(
+        proxy_timeout=10.0, cluster_domain="file.example", health_port=None, dial_retry=1.0
+    )
+    assert effective.origins == {
+        "proxy_timeout": "flag",
+        "cluster_domain": "file",
+        "health_port": "file",
+        "dial_retry": "environment",
+    }
+
+
+def test_a_value_that_is_overridden_is_not_looked_at_in_the_environment() -> None:
+    file = ConfigFile({"access_log": False})
+    assert load({}, {"ACCESS_LOG": "perhaps"}, fail, file) == Settings(access_log=False)
+
+
+@pytest.mark.parametrize("name", sorted(LENIENT))
+def test_what_the_environment_survives_is_an_error_in_a_flag(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({option(name).field: "!"}, {}, fail)
+    assert str(caught.value).startswith(f"{option(name).flag}: invalid value '!': ")
+
+
+def test_all_faults_are_told_at_once_those_of_the_file_first() -> None:
+    file = ConfigFile({}, ("f.yaml:1: a: unknown key", "f.yaml:2: b: unknown key"))
+    with pytest.raises(SettingsError) as caught:
+        load({"port": "x"}, {"ACCESS_LOG": "perhaps", "MTLS_MODE": "required"}, fail, file)
+    assert [line.partition(": ")[0] for line in str(caught.value).split("\n")] == [
+        "f.yaml:1",
+        "f.yaml:2",
+        "--port",
+        "ACCESS_LOG",
+        "MTLS_MODE required needs TLS_CLIENT_CA_FILE",
+        "MTLS_MODE required needs TLS_CERT_FILE and TLS_KEY_FILE",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "faults"),
+    [
+        (
+            {"TLS_CERT_FILE": "c"},
+            ["TLS_CERT_FILE and TLS_KEY_FILE go together: TLS_KEY_FILE is not set"],
+        ),
+        (
+            {"TLS_KEY_FILE": "k"},
+            ["TLS_CERT_FILE and TLS_KEY_FILE go together: TLS_CERT_FILE is not set"],
+        ),
+        (
+            {"TLS_CERT_FILE": "c", "TLS_KEY_FILE": "k", "MTLS_MODE": "optional"},
+            ["MTLS_MODE optional needs TLS_CLIENT_CA_FILE"],
+        ),
+        (
+            {"TLS_CLIENT_CA_FILE": "ca", "MTLS_MODE": "required"},
+            ["MTLS_MODE required needs TLS_CERT_FILE and TLS_KEY_FILE"],
+        ),
+    ],
+)
+def test_files_of_tls_need_each_other(environ: dict[str, str], faults: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({}, environ, fail)
+    assert str(caught.value).split("\n") == faults
+
+
+def test_authorities_that_nobody_asks_for_are_a_warning() -> None:
+    warnings: list[str] = []
+    load({}, TLS, warnings.append)
+    assert warnings == [
+        "TLS_CLIENT_CA_FILE plays no part while MTLS_MODE is off: no client certificate is asked for"
+    ]
+    load({}, {**TLS, "MTLS_MODE": "required"}, fail)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PROXY_TIMEOUT_SECOND", "PROXY_TIMEOUT_SECONDS"),
+        ("MAX_KEEP_ALIVE_CONNECTIONS", "MAX_KEEPALIVE_CONNECTIONS"),
+        ("WEBSOCKET_MAX_MESAGE_BYTES", "WEBSOCKET_MAX_MESSAGE_BYTES"),
+        ("TLS_CRT_FILE", "TLS_CERT_FILE"),
+    ],
+)
+def test_a_slip_in_a_variables_name_is_one_warning(name: str, meant: str) -> None:
+    warnings: list[str] = []
+    assert load({}, {name: "1"}, warnings.append) == Settings()
+    assert warnings == [f"{name} is no variable of the router; did you mean {meant}?"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *[
+            "PATH",
+            "HOSTNAME",
+            "LOG_LEVELS",
+            "SSL_CERT_FILE",
+            "KUBERNETES_SERVICE_PORT",
+            "HTTPS_PROXY",
+            "WORKER",
+        ],
+        *["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "SANDBOX_ROUTER_SVC_PORT"],
+        *["METRICS_SERVER_PORT", "WORKER", "MAX_CONNECTION", "FASTROUTER_CONFIG", "MY_PROXY_TIMEOUT_SECONDS"],
+    ],
+)
+def test_other_programs_variables_are_their_own_affair(name: str) -> None:
+    load({}, {name: "1"}, fail)
+
+
 def test_only_variables_of_the_table_are_read() -> None:
     assert load({}, {"HOST": "::1", "PORT": "1", "host": "::1", "proxy_timeout": "1"}, fail) == Settings()
 
 
-def test_the_name_of_an_option_is_what_the_user_writes() -> None:
-    assert option("--port").name == "--port"
-    assert option("ACCESS_LOG").name == "ACCESS_LOG"
-    assert Option("port", str, "").name == "port"
-
-
-def test_settings_do_not_change() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().port = 1  # type: ignore[misc]
-
-
-def test_the_table_has_a_row_for_every_option() -> None:
-    heading, rule, *rows = markdown_table().splitlines()
-    assert (heading, rule) == ("| variable or flag | default | meaning |", "|---|---|---|")
+def test_the_tables_have_a_row_for_every_option() -> None:
+    lines = markdown_tables().splitlines()
+    rows = [line for line in lines if line.startswith("| `")]
     assert len(rows) == len(OPTIONS)
-    assert rows[1] == "| `--port` | `8080` | Port to listen on; 0 takes a free one. |"
-    shown = {row.split("`")[1]: row.split("`")[3] for row in rows}
-    assert shown["PROXY_TIMEOUT_SECONDS"] == "180"
-    assert shown["DNS_SERVERS"] == "unset"
-    assert shown["ACCESS_LOG"] == "true"
-    assert shown["MAX_KEEPALIVE_CONNECTIONS"] == "20"
+    assert rows[1] == "| `port` | - | `8080` | Port to listen on; 0 takes a free one. |"
+    assert "| `access_log` | `ACCESS_LOG` | `true` | One line per request on standard output. |" in rows
+    headings = [line for line in lines if line.startswith("### ")]
+    assert headings[0] == "### Listening"
+    assert len(headings) == len(GROUPS)
 
 
-@pytest.mark.filterwarnings("ignore:'fastrouter.settings' found in sys.modules:RuntimeWarning")
-def test_the_module_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_module("fastrouter.settings", run_name="__main__")
-    assert capsys.readouterr().out == markdown_table()
+@pytest.mark.filterwarnings("ignore:'fastrouter.config' found in sys.modules:RuntimeWarning")
+def test_the_module_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module("fastrouter.config", run_name="__main__")
+    assert capsys.readouterr().out == markdown_tables()
 
 
 def test_a_router_that_is_told_no_and_has_no_token_refuses_to_start() -> None:
@@ -246,10 +380,3 @@ def test_a_router_that_is_told_no_and_has_no_token_refuses_to_start() -> None:
             load({}, {"ALLOW_UNAUTHENTICATED_ROUTER": text}, print)
     allowed = load({}, {"ALLOW_UNAUTHENTICATED_ROUTER": "false", "ROUTER_AUTH_TOKEN": "t"}, print)
     assert allowed.honours_pod_ip
-
-
-def test_the_log_is_not_told_the_token() -> None:
-    shown = Settings(auth_token="secret", trusted_proxies=(ip_network("10.0.0.0/8"),)).shown()
-    assert "secret" not in str(shown)
-    assert (shown["auth_token"], shown["trusted_proxies"]) == ("***", ["10.0.0.0/8"])
-    assert Settings().shown()["auth_token"] == ""

@@ -21,7 +21,8 @@ LIMIT = 30.0
 
 
 def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1", **changes}
+    ports = {"HEALTH_PORT": "off", "METRICS_PORT": "off"}
+    return {**os.environ, **ports, "PYTHONUNBUFFERED": "1", **changes}
 
 
 def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""From text to values; tests/test_settings.py has the cases of every variable."""
+"""From text to values; tests/test_config.py has the cases of every variable."""
 
 from __future__ import annotations
 

@@ -138,5 +138,5 @@ async def test_one_access_line_per_request() -> None:
             await client.send(request(box, name=name))
             await client.response()
         # A line comes right after its answer: the last one may be a step behind what the client has read.
-        await eventually(lambda: router.server.requests == 3)
+        await eventually(lambda: router.server.metrics.requests == 3)
         assert [line["status"] for line in router.access_lines()] == [200, 400, 200]

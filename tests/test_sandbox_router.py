@@ -10,7 +10,7 @@ from dataclasses import replace
 import httpcore
 import pytest
 
-from fastrouter import settings
+from fastrouter import config
 from fastrouter.errors import DNS_FAILURE, DNS_NOT_FOUND
 from fastrouter.net.backend import DialError
 from fastrouter.settings import Settings
@@ -131,7 +131,7 @@ class TestProxyRequestValidation:
 class TestProxyTimeout:
     def effective(self, environ: dict[str, str]) -> Settings:
         self.warnings: list[str] = []
-        return settings.load({}, environ, self.warnings.append)
+        return config.load({}, environ, self.warnings.append)
 
     def test_the_default_is_180_seconds(self) -> None:
         assert self.effective({}).proxy_timeout == 180

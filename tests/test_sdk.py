@@ -118,10 +118,10 @@ class TestRequests:
     def test_a_get_is_retried_and_a_post_is_not(self, sdk: Sdk) -> None:
         nobody = {"X-Sandbox-ID": "nobody"}
         for method, tries in (("POST", 1), ("PATCH", 1), ("GET", 4), ("HEAD", 4)):
-            before = sdk.cluster.router.requests
+            before = sdk.cluster.router.metrics.requests
             answer = sdk.call(method, "/execute", headers=nobody)
             assert (answer.status_code, answer.headers["X-Sandbox-Router-Error"]) == (502, "dns_not_found")
-            assert sdk.cluster.router.requests - before == tries
+            assert sdk.cluster.router.metrics.requests - before == tries
 
     def test_what_the_router_reads_stops_there_and_the_rest_reaches_the_sandbox(self, sdk: Sdk) -> None:
         ids = {"X-Request-ID": "r-1/ä=", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b71-01"}
@@ -167,7 +167,7 @@ class TestRequests:
             refused = client.call("GET", "/")
             assert refused.status_code == 401
             assert refused.json() == {"detail": "Missing or invalid Authorization header."}
-            assert running.router.requests == 1
+            assert running.router.metrics.requests == 1
             client.session.headers["Authorization"] = "Bearer secret"
             assert client.call("POST", "/execute", json={"command": "true"}).status_code == 200
             assert b"authorization" not in running.seen()

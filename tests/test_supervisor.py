@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import os
 import resource
 import signal
 import socket
@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fastrouter import __version__, supervisor
+from fastrouter import __version__, cpus, runtime, supervisor
 from fastrouter.demo.dns import DnsServer
+from fastrouter.settings import Settings, SettingsError
 from tests.processes import RouterProcess, router_process
 from tests.support import (
     ScriptedSandbox,
@@ -93,15 +94,12 @@ class TestStart:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    async def test_a_c_library_without_mallopt_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-        supervisor.keep_freed_memory()
-
     async def test_a_taken_port_is_exit_code_1_and_one_line(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "fastrouter", "--host", "127.0.0.1", "--port", str(taken.getsockname()[1])),
+                env={**os.environ, "HEALTH_PORT": "off", "METRICS_PORT": "off"},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
@@ -185,3 +183,78 @@ class TestSignals:
             assert await ended(router) == -signal.SIGTERM
             client.close()
         await box.close()
+
+
+class TestHangup:
+    async def test_one_worker_says_that_there_is_nothing_to_replace_and_serves_on(self) -> None:
+        async with router_process(HEALTH_PORT="off", METRICS_PORT="off") as router:
+            router.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: any("SIGHUP" in line.get("message", "") for line in router.lines))
+            client = await router.client()
+            await client.send(HEALTH)
+            assert (await client.response())[0].startswith(b"HTTP/1.1 200 ")
+            client.close()
+            router.process.terminate()
+            assert await ended(router) == 0
+
+
+class TestWorkers:
+    async def test_auto_with_one_cpu_is_the_single_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        single: list[Settings] = []
+
+        def note(settings: Settings) -> None:
+            single.append(settings)
+            raise runtime.StartError
+
+        monkeypatch.setattr(cpus, "allowed", lambda: 1)
+        monkeypatch.setattr(runtime, "router", note)
+        assert await supervisor.serve(Settings(workers=0)) == 2
+        assert len(single) == 1
+
+    async def test_auto_with_more_is_one_worker_for_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        counts: list[int] = []
+
+        async def note(_: Settings, count: int, __: object) -> int:
+            counts.append(count)
+            return 0
+
+        monkeypatch.setattr(cpus, "allowed", lambda: 3)
+        monkeypatch.setattr(supervisor, "_serve_fleet", note)
+        assert await supervisor.serve(Settings(workers=0)) == 0
+        assert counts == [3]
+
+    async def test_a_taken_port_is_exit_code_1_and_one_line(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "fastrouter", "--host", "127.0.0.1", "--port", str(taken.getsockname()[1])),
+                env={**os.environ, "WORKERS": "2", "HEALTH_PORT": "off", "METRICS_PORT": "off"},
+                stdout=asyncio.subprocess.PIPE,
+            )
+            output, _ = await asyncio.wait_for(process.communicate(), 10.0)
+        assert process.returncode == 1
+        assert b'"message": "cannot listen"' in output
+        assert output.count(b"\n") == 1
+
+    async def test_settings_are_read_again_and_invalid_ones_change_nothing(self) -> None:
+        asked = asyncio.Event()
+        rolled: list[Settings] = []
+        answers: list[Settings | Exception] = [SettingsError("PORT: no"), OSError("gone"), Settings(port=7)]
+
+        class Rolls:
+            async def roll(self, settings: Settings) -> bool:
+                rolled.append(settings)
+                return True
+
+        def reload() -> Settings:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        renewing = asyncio.create_task(supervisor._renew(Rolls(), asked, reload))  # type: ignore[arg-type]
+        for left in (2, 1, 0):
+            asked.set()
+            await eventually(lambda left=left: len(answers) == left)  # type: ignore[misc]
+        await eventually(lambda: rolled == [Settings(port=7)])
+        renewing.cancel()

@@ -124,9 +124,9 @@ LAST = b"GET /healthz HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n"
 async def seen(router: Stage, client: Client) -> tuple[bytes, bool]:
     """Send a command, and return all that comes back and whether the connection was reset."""
     server = router.server
-    before = server.requests
+    before = server.metrics.requests
     await client.send(command(router.sandboxes[0].port))
-    await eventually(lambda: server.requests > before)
+    await eventually(lambda: server.metrics.requests > before)
     if any(each.phase is Phase.IDLE for each in server.connections):
         await client.send(LAST)  # the connection was kept: this ends it, and tells where the answer ended
     data = b""

@@ -14,9 +14,10 @@ from fastrouter.demo.dns import DnsServer
 from fastrouter.demo.listener import authority
 from fastrouter.demo.sandbox import Sandbox
 from fastrouter.demo.status import StatusLine
+from fastrouter.runtime import raise_file_limit
 from fastrouter.server import Server
 from fastrouter.settings import Settings
-from fastrouter.supervisor import raise_file_limit, until_signal
+from fastrouter.supervisor import until_signal
 from fastrouter.telemetry.access_log import AccessLog
 
 HOST = "127.0.0.1"

@@ -29,12 +29,14 @@ _MAX_BACKOFF: Final = 0.5
 
 
 class Attempts:
-    """How many attempts to connect one request has waited for."""
+    """The attempts to connect that one request has waited for."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "resolved")
 
     def __init__(self) -> None:
         self.count = 0
+        self.resolved = 0.0
+        """When the sandbox's name was known, monotonic seconds; 0: it was not asked for, or by another."""
 
 
 class Gate:
@@ -71,8 +73,13 @@ class Dialer:
         *,
         retry_window: float,
         make_room: Callable[[], object] = lambda: None,
+        timed: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Make connections by ``make_connection``; ``make_room`` is called when file descriptors run out."""
+        """Make connections by ``make_connection``; ``make_room`` is called when file descriptors run out.
+
+        ``timed`` is told the seconds of each attempt.
+        """
+        self._timed = timed
         self._backend = backend
         self._make_connection = make_connection
         self._retry_window = retry_window
@@ -81,6 +88,8 @@ class Dialer:
         """Attempts under way."""
         self._gates: dict[PoolKey, Gate] = {}
         self.attempts = 0
+        self.retries = 0
+        """Attempts that were followed by another one."""
 
     def __repr__(self) -> str:
         return f"<Dialer gates={len(self._gates)} attempts={self.attempts}>"
@@ -124,6 +133,7 @@ class Dialer:
                     if error.cause.source is not Source.DIAL or time.monotonic() + gate.pause > window_end:
                         outcome = error
                         raise
+                    self.retries += 1
                     gate.tell(error)
                 else:
                     outcome = True
@@ -136,6 +146,7 @@ class Dialer:
         self.attempts += 1
         attempts.count += 1
         self.under_way += 1
+        began = time.monotonic()
         try:
             stream = await self._backend.connect_tcp(
                 target.host, target.port, timeout=min(timeout, MAX_CONNECT_SECONDS)
@@ -146,6 +157,8 @@ class Dialer:
             raise RouterError(_cause(error), str(error)) from error
         finally:
             self.under_way -= 1
+            self._timed(time.monotonic() - began)
+        attempts.resolved = stream.get_extra_info("resolved") or 0.0
         connection = self._make_connection(target)
         attach(stream, connection)
         return connection

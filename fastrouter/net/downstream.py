@@ -8,6 +8,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from fastrouter.accounts import LEFT, sandbox_of
 from fastrouter.errors import (
     INTERNAL_ERROR,
     OVERLOADED,
@@ -16,12 +17,11 @@ from fastrouter.errors import (
     UPSTREAM_TIMEOUT,
     MalformedMessageError,
     RouterError,
+    Source,
 )
 from fastrouter.exchange import Exchange
 from fastrouter.net.inbound import CLOSING, EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
-from fastrouter.policy.target import Target
-from fastrouter.telemetry.access_log import NO_SUBJECT
-from fastrouter.telemetry.outcome import Outcome
+from fastrouter.policy.ids import id_line
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
 from fastrouter.wire.heads import END
@@ -29,6 +29,8 @@ from fastrouter.wire.heads import END
 if TYPE_CHECKING:
     from fastrouter.net.owner import Owner
     from fastrouter.policy.plan import RequestPlan
+    from fastrouter.telemetry.outcome import Outcome
+    from fastrouter.wire.head_cache import HeadCache
 
 # How much of a request body is read and thrown away to save the connection, when the answer did not wait
 # for it; a longer rest costs more than a new connection.
@@ -37,17 +39,21 @@ _MAX_DRAIN: Final = 256 * 1024
 # nginx' number for a request whose client left before the answer: it is in the log only.
 _CLIENT_CLOSED: Final = 499
 
+_UPSTREAM: Final = frozenset({Source.DIAL, Source.UPSTREAM})
+
 _log = logging.getLogger(__name__)
 
 
 class Downstream(Inbound):
     """One client connection and its one task."""
 
-    __slots__ = ("_exchange", "_foreseen", "_owner", "_task", "admitted", "peer")
+    __slots__ = ("_accounts", "_exchange", "_foreseen", "_heads", "_owner", "_task", "admitted", "peer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, heads: HeadCache[RequestPlan]) -> None:
         super().__init__(loop, owner.settings)
         self._owner = owner
+        self._heads = heads
+        self._accounts = owner.accounts
         self._exchange: Exchange
         self._task: asyncio.Task[None] | None = None
         self._foreseen: tuple[bytes, RequestPlan | None] = (b"", None)
@@ -84,15 +90,17 @@ class Downstream(Inbound):
         owner = self._owner
         end = data.find(END) + len(END)
         head = data[:end]
-        plan = owner.request_heads.exact.young.get(head) or owner.request_heads.known(head)
+        heads = self._heads
+        plan = heads.exact.young.get(head) or heads.known(head)
         if plan is None:
             return False
+        heads.hits += 1
         route = plan.route
         if (
             route is not None
             and len(data) - end <= plan.body_length
             and not (owner.shutting_down or self.writing_paused)
-            and self._exchange.begin(plan, route, data[end:], Outcome(time.monotonic()))
+            and self._exchange.begin(plan, route, data[end:], self._accounts.begin(plan))
         ):
             self.phase = EXCHANGE
             return True
@@ -101,7 +109,7 @@ class Downstream(Inbound):
 
     def answered(self, plan: RequestPlan, outcome: Outcome, *, keep: bool) -> None:
         """Account for an exchange that ended without the task, and wait for the next one."""
-        self._account(plan.log_subject, outcome)
+        self._account(plan, outcome)
         self.at_rest = keep and not self.buffer and not self.writing_paused
         if not keep:
             self.phase = CLOSING
@@ -139,7 +147,7 @@ class Downstream(Inbound):
         finally:
             if self._exchange.under_way:  # the client left before the task was needed
                 self._exchange.end()
-                self._account(self._exchange.plan.log_subject, self._exchange.outcome)
+                self._account(self._exchange.plan, self._exchange.outcome)
             self._close()
 
     async def _refuse(self) -> None:
@@ -151,9 +159,9 @@ class Downstream(Inbound):
 
     async def _turn_away(self, error: RouterError) -> None:
         """Answer with an error where no request could be read, and end the connection."""
-        outcome = Outcome(time.monotonic())
+        outcome = self._accounts.begin(None)
         self._reply(error, None, outcome, close=True)
-        self._account(NO_SUBJECT, outcome)
+        self._account(None, outcome)
         await self.linger()
 
     def _close(self) -> None:
@@ -172,7 +180,7 @@ class Downstream(Inbound):
             fault = error
         else:
             if plan is not None:
-                return await self._answer(plan, Outcome(time.monotonic()))
+                return await self._answer(plan, self._accounts.begin(plan))
             return raw is not None and await self._attend()
         await self._turn_away(fault)
         return False
@@ -180,7 +188,7 @@ class Downstream(Inbound):
     def _plan_of(self, raw: bytes) -> RequestPlan:
         head, plan = self._foreseen
         if plan is None or head != raw:
-            return self._owner.request_heads.get(raw)
+            return self._heads.get(raw)
         self._foreseen = (b"", None)
         return plan
 
@@ -203,6 +211,7 @@ class Downstream(Inbound):
                 if owner.shutting_down:
                     raise RouterError(SHUTTING_DOWN)
                 if plan.is_health_check:
+                    keep = keep and self._may_drain(plan)
                     self._answer_health_check(plan, outcome, close=not keep)
                 else:
                     keep = await exchange.run(plan, first, outcome, keep=keep)
@@ -212,7 +221,7 @@ class Downstream(Inbound):
             _log.exception("internal error", extra={"peer": self.peer})
             keep = self._fail(RouterError(INTERNAL_ERROR), plan, outcome, keep=False)
         finally:
-            self._account(plan.log_subject, outcome)
+            self._account(plan, outcome)
         if exchange.body is None:
             return keep
         return await self._finish_request(exchange.body, plan, keep=keep)
@@ -224,7 +233,7 @@ class Downstream(Inbound):
     def _fail(self, error: RouterError, plan: RequestPlan, outcome: Outcome, *, keep: bool) -> bool:
         """Turn an error into a reply, or into truncation where a response has begun."""
         if outcome.status:
-            outcome.reason = error.cause.reason
+            outcome.fail(error.cause.reason, upstreams=error.cause.source in _UPSTREAM)
             stalls = self.writing_paused and error.cause is UPSTREAM_TIMEOUT
             if self._exchange.ends_by_close or stalls:
                 self.reset()  # a FIN would be the clean end of such a body, or wait for a client that stalls
@@ -237,28 +246,28 @@ class Downstream(Inbound):
     def _reply(self, error: RouterError, plan: RequestPlan | None, outcome: Outcome, *, close: bool) -> None:
         cause = error.cause
         outcome.status = cause.status
-        outcome.reason = cause.reason
-        target = plan.target if plan is not None else None
-        sandbox = target.key.sandbox_id if isinstance(target, Target) else ""
+        outcome.fail(cause.reason, upstreams=cause.source in _UPSTREAM)
+        sandbox = sandbox_of(plan)
         head_only = plan is not None and plan.method == b"HEAD"
         detail = error.detail(sandbox)
-        self.write(replies.error_reply(cause.status, detail, cause.reason, close=close, head_only=head_only))
+        reply = replies.error_reply(
+            *(cause.status, detail, cause.reason),
+            close=close,
+            head_only=head_only,
+            lines=id_line(outcome.request_id)[:-2] if outcome.request_id else b"",
+        )
+        self.write(reply)
 
-    def _account(self, subject: str, outcome: Outcome) -> None:
+    def _account(self, plan: RequestPlan | None, outcome: Outcome) -> None:
         """Count the request and write its line; an exchange without a status was left by its client."""
-        owner = self._owner
         now = time.monotonic()
-        owner.requests += 1
         left = self._task is not None and self._task.cancelling()
         if not outcome.status or (left and outcome.status != HTTPStatus.SWITCHING_PROTOCOLS):
             outcome.status = outcome.status or _CLIENT_CLOSED
-            outcome.reason = outcome.reason or "client_closed"
-        if outcome.reason:
-            owner.errors += 1
-        if owner.access_log is not None:
-            owner.access_log.record(subject, outcome, now - outcome.started)
+            outcome.reason = outcome.reason or LEFT
+        self._accounts.settle(plan, outcome, now)
         self.phase = IDLE
-        self.deadline = now + owner.settings.client_keepalive
+        self.deadline = now + self._owner.settings.client_keepalive
 
     def _may_drain(self, plan: RequestPlan) -> bool:
         """Tell whether the end of the request is known and near enough to read up to it."""

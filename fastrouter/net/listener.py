@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from fastrouter.net.connection import readable
@@ -25,33 +25,44 @@ DRAIN_SECONDS: Final = 1.0
 
 
 class Room:
-    """Compares the connections that are open with the limit of open files (0: none is known)."""
+    """Compares a number of open files with what their limit leaves for connections (0: no limit is known)."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        # Of a very low limit, the reserve would take all.
+        self._most = max(limit - _RESERVE, limit // 2)
 
     def is_short(self, count: int) -> bool:
-        """Tell whether no further connection should be accepted."""
-        return 0 < self.limit <= count + _RESERVE
+        """Tell whether no further connection should be opened."""
+        return 0 < self._most <= count
 
     def is_back(self, count: int) -> bool:
         """Tell whether there is room again, and not only for one."""
-        return self.limit > count + 2 * _RESERVE
+        return count < self._most - min(_RESERVE, self._most // 4)
 
 
 class Listener:
     """Accepts connections for a protocol factory.
 
     Out of file descriptors, libuv accepts and closes at once whatever comes. ``pause`` comes before that: the
-    socket stays open but nobody accepts, so clients wait in the kernel's queue instead of being cut off.
+    sockets stay open but nobody accepts, so clients wait in the kernel's queue instead of being cut off.
     """
 
-    def __init__(self, make: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """Listen at ``start``: on the host's addresses, or on ``sockets``, which listen already."""
         self._make = make
         self._host = host
         self._port = port
-        self._server: asyncio.Server | None = None
-        self._waiting: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        # Closing a server closes its sockets: copies of their descriptors keep the queue. They are made at
+        # the start: in a pause there may be no descriptor left to make them with.
+        self._sockets: list[socket.socket] = list(sockets)
         self._resuming: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -59,58 +70,68 @@ class Listener:
 
     async def start(self) -> None:
         """Listen; raises ``OSError`` where the address is taken or not ours."""
+        if self._sockets:
+            await self._accept()
+            return
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._make, self._host, self._port, backlog=_BACKLOG)
+        server = await loop.create_server(self._make, self._host, self._port, backlog=_BACKLOG)
+        self._servers = [server]
+        self._sockets = [socket.socket(fileno=os.dup(each.fileno())) for each in server.sockets]
 
     @property
     def address(self) -> tuple[str, int]:
         """The address and port that is listened on."""
-        sockets = self._waiting or (self._server.sockets if self._server is not None else ())
-        if not sockets:
+        if not self._sockets:
             return self._host, self._port
-        host, port = sockets[0].getsockname()[:2]
+        host, port = self._sockets[0].getsockname()[:2]
         return host, port
+
+    @property
+    def listening(self) -> bool:
+        """True from start to close: in a pause too, clients can connect."""
+        return bool(self._sockets)
 
     @property
     def paused(self) -> bool:
         """True while nobody accepts."""
-        return bool(self._waiting)
+        return bool(self._sockets) and not self._servers
 
     def pause(self) -> None:
         """Accept no more; the kernel queues who comes."""
-        if self._server is None or self.paused:
-            return
-        # Closing the server closes its sockets: copies of their descriptors keep the queue.
-        self._waiting = [socket.socket(fileno=os.dup(each.fileno())) for each in self._server.sockets]
-        self._server.close()
-        self._server = None
+        for each in self._servers:
+            each.close()
+        self._servers = []
 
     def resume(self) -> None:
         """Accept again, who waited first."""
         if self.paused and self._resuming is None:
             self._resuming = asyncio.get_running_loop().create_task(self._resume())
 
-    async def _resume(self) -> None:
+    async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
+        for each in self._sockets:
+            server = await loop.create_server(self._make, sock=each.dup(), backlog=_BACKLOG)
+            self._servers.append(server)
+
+    async def _resume(self) -> None:
         try:
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                self._server = await loop.create_server(self._make, sock=each, backlog=_BACKLOG)
+            await self._accept()
+        except OSError:  # no descriptor for a copy: whoever resumed will try again
+            self.pause()
         finally:
             self._resuming = None
 
     async def drain(self) -> None:
         """Accept who waits in the kernel's queue: closing the socket would reset them, and what they sent."""
         end = time.monotonic() + DRAIN_SECONDS
-        while self._server is not None and time.monotonic() < end and readable(self._server.sockets):  # noqa: ASYNC110
+        while self._servers and time.monotonic() < end and readable(self._sockets):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     def close(self) -> None:
         """Stop listening."""
         if self._resuming is not None:
             self._resuming.cancel()
-        if self._server is not None:
-            self._server.close()
-        for each in self._waiting:
+        self.pause()
+        for each in self._sockets:
             each.close()
-        self._waiting = []
+        self._sockets = []

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from fastrouter.accounts import Accounts
     from fastrouter.net.bulkhead import Bulkhead
     from fastrouter.net.downstream import Downstream
     from fastrouter.net.pool import Pool
     from fastrouter.net.tunnel import Tunnels
-    from fastrouter.policy.plan import RequestPlan
     from fastrouter.settings import Settings
-    from fastrouter.telemetry.access_log import AccessLog
-    from fastrouter.wire.head_cache import HeadCache
+    from fastrouter.telemetry.metrics import Metrics
 
 
 class Owner(Protocol):
@@ -20,12 +19,10 @@ class Owner(Protocol):
 
     settings: Settings
     pool: Pool
-    request_heads: HeadCache[RequestPlan]
-    access_log: AccessLog | None
+    accounts: Accounts
     tunnels: Tunnels
     shutting_down: bool
-    requests: int
-    errors: int
+    metrics: Metrics
 
     def warn_of_timeout(self, value: str) -> None:
         """Log an ``X-Sandbox-Timeout`` that is none."""

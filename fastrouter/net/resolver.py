@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import aiodns
@@ -29,6 +29,8 @@ _TRIES: Final = 2
 # All questions share one UDP socket: at the system's default, three of four answers to 1,000 questions asked
 # at once were lost and came with the second try (the kernel caps the size at net.core.rmem_max).
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024
+# A probe's limit, and how long its result is kept: however many probe, DNS sees one question in two seconds.
+PROBE_SECONDS: Final = 2.0
 _NOT_FOUND: Final = frozenset({aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENONAME})
 
 
@@ -86,6 +88,17 @@ class Channel:
             if self._retired and not self._asking:
                 await self._resolver.close()
 
+    async def check(self, name: str) -> None:
+        """Ask for IPv4 addresses only; raises ``aiodns.error.DNSError`` where nothing usable comes back.
+
+        That a name does not exist, or has no address, is an answer.
+        """
+        try:
+            await self._question(name, "A")
+        except aiodns.error.DNSError as error:
+            if error.args[0] not in _NOT_FOUND:
+                raise
+
     async def _question(self, name: str, record: str) -> list[tuple[str, float]]:
         try:
             result = await self._resolver.query_dns(name, record)
@@ -113,13 +126,24 @@ class Resolver:
     ``resolve`` asks, as the reference router does.
     """
 
-    def __init__(self, servers: Sequence[str] = (), *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        servers: Sequence[str] = (),
+        *,
+        keep: bool = True,
+        told: Callable[[str, float], None] = lambda _outcome, _seconds: None,
+    ) -> None:
+        """Ask ``servers``; ``told`` hears of each answer: its outcome, and the seconds that it took."""
+        self._told = told
         self._servers = servers
         self._keep = keep
         self._channel: Channel | None = None
         self._generation = 0
+        self._trusted_until = 0.0
         self._answers: dict[str, Answer] = {}
         self._asking: dict[str, asyncio.Task[list[str]]] = {}
+        self._probing: asyncio.Task[str] | None = None
+        self._probed_until = 0.0
         self.questions = 0
 
     def __repr__(self) -> str:
@@ -149,10 +173,23 @@ class Resolver:
         if known is not None:
             self._answers[name] = known._replace(fresh_until=min(known.fresh_until, time.monotonic()))
 
+    async def probe(self, name: str) -> str:
+        """Return why the DNS servers do not answer, nothing where they do.
+
+        Asks them, whatever is remembered of ``name``. Who probes within ``PROBE_SECONDS`` shares one result.
+        """
+        task = self._probing
+        if task is None or (task.done() and time.monotonic() >= self._probed_until):
+            task = self._probing = asyncio.get_running_loop().create_task(self._probe(name))
+        await asyncio.wait([task])  # which leaves the question to the others when one of them leaves
+        return "the router has stopped asking" if task.cancelled() else task.result()
+
     async def close(self) -> None:
         """Give up open questions and close the channel."""
         for task in self._asking.values():
             task.cancel()
+        if self._probing is not None:
+            self._probing.cancel()
         if self._channel is not None:
             await self._channel.retire()
 
@@ -161,17 +198,36 @@ class Resolver:
         if not task.cancelled():
             task.exception()  # whoever still waits raises it; if all have left, it is nobody's
 
+    async def _probe(self, name: str) -> str:
+        channel = Channel(self._servers)  # a new one remembers nothing
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await channel.check(f"{name}.")
+        except TimeoutError:
+            return f"no answer within {PROBE_SECONDS:g} s"
+        except aiodns.error.DNSError as error:
+            return str(error.args[-1])
+        else:
+            return ""
+        finally:
+            self._probed_until = time.monotonic() + PROBE_SECONDS
+            await channel.retire()
+
     async def _ask(self, name: str, known: Answer | None) -> list[str]:
         channel = await self._channel_for(known)
         generation = self._generation
         self.questions += 1
+        began = time.monotonic()
         try:
             found = await channel.ask(f"{name}.")
         except aiodns.error.DNSError as error:
             if error.args[0] not in _NOT_FOUND:
+                self._told("failed", time.monotonic() - began)
+                await self._distrust(channel)
                 return self._stale(name, known, error)
             found = []
         now = time.monotonic()
+        self._told("found" if found else "not_found", now - began)
         if not found:
             self._remember(name, Answer([], now + NEGATIVE_SECONDS, now, generation))
             raise NameNotFoundError(f"{name}: no such name")
@@ -190,6 +246,17 @@ class Resolver:
             self._channel = Channel(self._servers)
             self._generation += 1
         return self._channel
+
+    async def _distrust(self, channel: Channel) -> None:
+        """Use another channel from now on, at most once a second.
+
+        One that was made while files were out found no ``resolv.conf``, and asks 127.0.0.1 for good.
+        """
+        now = time.monotonic()
+        if channel is self._channel and now >= self._trusted_until:
+            self._trusted_until = now + NEGATIVE_SECONDS
+            self._channel = None
+            await channel.retire()
 
     def _remember(self, name: str, answer: Answer) -> None:
         self._answers.pop(name, None)

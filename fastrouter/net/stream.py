@@ -29,6 +29,8 @@ class TransportStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._drained.set()
         self._ended = False
         self._error: Exception | None = None
+        self.resolved = 0.0
+        """When the name was known that it was dialled by, monotonic seconds; 0: an address was given."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -134,6 +136,8 @@ class TransportStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         """Return what httpcore asks by its own names, or asyncio's."""
         if info == "is_readable":
             return bool(self._received) or self._ended
+        if info == "resolved":
+            return self.resolved
         if info in {"client_addr", "server_addr"}:
             return self._transport.get_extra_info("sockname" if info == "client_addr" else "peername")
         return self._transport.get_extra_info(info)

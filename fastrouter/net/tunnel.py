@@ -40,6 +40,11 @@ class Tunnels:
     def __repr__(self) -> str:
         return f"<Tunnels {self._clients.total()} of {len(self._clients)} clients>"
 
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return self._clients.total()
+
     def enter(self, client: str) -> None:
         """Count one more; raise ``RouterError`` (429) where the client has its share."""
         if 0 < self.limits.per_client <= self._clients[client]:

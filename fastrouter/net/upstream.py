@@ -184,9 +184,13 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         self.buffer = buffer[end:]
         head = buffer[:end]
         try:
-            return self._heads.exact.young.get(head) or self._heads.get(head)
+            heads = self._heads
+            if (plan := heads.exact.young.get(head)) is None:
+                return heads.get(head)
         except MalformedMessageError as error:
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, str(error)) from error
+        heads.hits += 1
+        return plan
 
     @property
     def reusable(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 
 from fastrouter.errors import BODY_TOO_LARGE, RouterError
 from fastrouter.policy import rewrite
+from fastrouter.policy.ids import REQUEST_ID, TRACESTATE, request_id_of, traceparent_of
 from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import Target, resolve_target, timeout_of
 from fastrouter.wire.fields import values
@@ -16,6 +17,11 @@ from fastrouter.wire.heads import RequestHead, ResponseHead, parse_request, pars
 
 _HEALTH_PATH: Final = b"/healthz"
 # RFC 9110 9.2.2.
+_METHODS: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT"})
+OTHER: Final = "other"
+"""Stands for every method that is not among the usual ones: clients may invent them."""
+NONE: Final = "none"
+"""Stands for the namespace where the routing headers name no sandbox."""
 _IDEMPOTENT: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
 
 
@@ -55,9 +61,23 @@ class RequestPlan:
     """Whether ``ResponsePlan.kept_head`` fits: HTTP/1.1, and a method whose response has a body."""
     log_subject: str
     """The members of the access line that name the request: JSON, escaped, without braces."""
+    counted: tuple[str, str]
+    """Method and namespace, as metrics know them: ``OTHER`` and ``NONE`` among them."""
+    request_id: bytes
+    """The ``X-Request-ID`` that the client gave it; empty: the router gives it one."""
+    traceparent: bytes
+    """The ``traceparent`` that the client gave it, unchecked."""
+    tracestate: bytes
+    """The ``tracestate`` with it, where the router traces."""
 
-    def with_values(
-        self, upstream_head: bytes, trusted_head: bytes, body_length: int, timeout: float | None
+    def with_values(  # noqa: PLR0913, PLR0917 - a tuple around them would cost as much as the rest
+        self,
+        upstream_head: bytes,
+        trusted_head: bytes,
+        body_length: int,
+        timeout: float | None,
+        request_id: bytes,
+        traceparent: bytes,
     ) -> RequestPlan:
         """Return the plan of a head that differs in values only; each member is named, since that is fast."""
         return RequestPlan(
@@ -79,6 +99,10 @@ class RequestPlan:
             self.route,
             self.usual_reply,
             self.log_subject,
+            self.counted,
+            request_id,
+            traceparent,
+            self.tracestate,
         )
 
 
@@ -97,6 +121,8 @@ class ResponsePlan:
     """False for 1xx: the response is still to come."""
     length: int
     """Bytes of the body, -1 where only its end will tell; says nothing for HEAD."""
+    has_request_id: bool
+    """Whether the sandbox tells an ``X-Request-ID``: then the router adds none."""
 
     def head(self) -> ResponseHead:
         """Return the head with its fields, parsed again: few need them, and thousands of plans are kept."""
@@ -143,6 +169,10 @@ def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
         route=target if isinstance(target, Target) and usual else None,
         usual_reply=usual_reply,
         log_subject=_log_subject(head.method, path, target if isinstance(target, Target) else None),
+        counted=_counted(head.method, target),
+        request_id=request_id_of(head) if rules.request_ids else b"",
+        traceparent=traceparent_of(head.fields),
+        tracestate=b",".join(values(head.fields, TRACESTATE)) if rules.traces else b"",
     )
 
 
@@ -158,6 +188,7 @@ def plan_response(raw: bytes) -> ResponsePlan:
         kept_head=rewrite.response_head(head, http11=True, close=False),
         is_final=not head.informational,
         length=-1 if known is CHUNKED or known is UNTIL_CLOSE else known.length,
+        has_request_id=any(name == REQUEST_ID for name, _, _ in head.fields),
     )
 
 
@@ -194,3 +225,8 @@ def _log_subject(method: bytes, path: bytes, target: Target | None) -> str:
         f'"method":"{method.decode("ascii")}","path":{_escape(path.decode("ascii"))},'
         f'"sandbox_id":{sandbox},"namespace":{namespace}'
     )
+
+
+def _counted(method: bytes, target: Target | RouterError) -> tuple[str, str]:
+    name = method.decode("ascii") if method in _METHODS else OTHER
+    return name, target.key.namespace if isinstance(target, Target) else NONE

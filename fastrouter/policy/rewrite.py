@@ -10,6 +10,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import Final
 
+from fastrouter.policy.ids import REQUEST_ID, request_id_of
 from fastrouter.policy.rules import Rules
 from fastrouter.policy.target import ROUTING_NAMES, Target
 from fastrouter.wire.fields import HOP_BY_HOP, NO_TRAILER, Fields, select
@@ -45,6 +46,8 @@ def request_head(
     parts = [head.method, b" ", head.target, b" HTTP/1.1\r\n"]
     host = b""
     drops = _drops(rules, upgrading=bool(upgrade))
+    if rules.request_ids and not request_id_of(head):
+        drops |= {REQUEST_ID}  # the router gives it one
     for name, raw_name, value in head.fields:
         if name == b"host":
             host = value
@@ -57,7 +60,7 @@ def request_head(
         parts[4:4] = (b"Host: ", target.authority, b"\r\n")  # a client of HTTP/1.0 may send none
     if upgrade:
         parts += (b"Connection: Upgrade\r\nUpgrade: ", upgrade, b"\r\n")
-    return b"".join([*parts, *_forwarded(head.fields, host, trusted=trusted)])
+    return b"".join([*parts, *_forwarded(head.fields, host, rules.scheme, trusted=trusted)])
 
 
 @cache
@@ -68,10 +71,10 @@ def _drops(rules: Rules, *, upgrading: bool) -> frozenset[bytes]:
     return drops | {b"origin"} if upgrading and not rules.forward_origin else drops
 
 
-def _forwarded(fields: Fields, host: bytes, *, trusted: bool) -> list[bytes]:
+def _forwarded(fields: Fields, host: bytes, scheme: bytes, *, trusted: bool) -> list[bytes]:
     """Say who asked, how and for what name; a trusted proxy has said so already."""
     said = select(fields, FORWARDED) if trusted else {}
-    lines = [b"X-Forwarded-Proto: %b\r\n" % said.get(b"x-forwarded-proto", [b"http"])[0]]
+    lines = [b"X-Forwarded-Proto: %b\r\n" % said.get(b"x-forwarded-proto", [scheme])[0]]
     hosts = said.get(b"x-forwarded-host", [host] if host else [])
     lines += [b"X-Forwarded-Host: %b\r\n" % value for value in hosts[:1]]
     chain = b", ".join(filter(None, said.get(b"x-forwarded-for", [])))

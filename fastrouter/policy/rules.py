@@ -22,5 +22,11 @@ class Rules(NamedTuple):
     """Whether any peer's ``X-Forwarded-*`` may count."""
     upgrades: frozenset[bytes] = frozenset({b"websocket"})
     """Protocols that a request may upgrade to."""
+    scheme: bytes = b"http"
+    """What the client's connection speaks, for ``X-Forwarded-Proto``; each has head caches of its own."""
     forward_origin: bool = False
     """Whether ``Origin`` of an upgrade goes on."""
+    traces: bool = False
+    """Whether the router tells the sandbox of a span of its own, in the place of the client's."""
+    request_ids: bool = False
+    """Whether requests and their responses carry ``X-Request-ID``."""

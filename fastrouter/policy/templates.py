@@ -10,6 +10,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 from fastrouter.errors import MalformedMessageError
+from fastrouter.policy.ids import REQUEST_ID, TRACEPARENT
 from fastrouter.policy.plan import RequestPlan, ResponsePlan, plan_request, plan_response
 from fastrouter.policy.rewrite import FORWARDED
 from fastrouter.policy.rules import Rules
@@ -43,7 +44,8 @@ class RequestTemplates:
         """Return the template of a head with this plan, None for one that is better planned each time."""
         key, values = cut
         lengths, timeouts = places_of(key, _LENGTH), places_of(key, _TIMEOUT)
-        if not isinstance(plan.target, Target) or len(lengths) > 1 or len(timeouts) > 1:
+        several = (len(places_of(key, name)) > 1 for name in (_LENGTH, _TIMEOUT, REQUEST_ID, TRACEPARENT))
+        if not isinstance(plan.target, Target) or any(several):
             return None
         marks = Marks.of(cut, lengths + timeouts, plan.upstream_head + plan.trusted_head)
         if marks is None:
@@ -52,28 +54,34 @@ class RequestTemplates:
             marked = plan_request(restore(key, marks.values), self._rules)
         except MalformedMessageError:
             return None  # its lengths agree with each other, not with a mark; or it is too long with marks
-        template = RequestTemplate(marked, marks, lengths, timeouts, self._rules)
+        template = RequestTemplate(marked, marks, key, self._rules)
         return template if template.fill(b"", values) == plan else None
 
 
 class RequestTemplate:
     """The plan of all heads with one key, but for their values."""
 
-    __slots__ = ("_length", "_longest_body", "_longest_timeout", "_plan", "_timeout", "_trusted", "_upstream")
+    __slots__ = (
+        "_id",
+        "_length",
+        "_longest_body",
+        "_longest_timeout",
+        "_plan",
+        "_timeout",
+        "_trace",
+        "_trusted",
+        "_upstream",
+    )
 
-    def __init__(
-        self,
-        marked: RequestPlan,
-        marks: Marks,
-        lengths: list[int],
-        timeouts: list[int],
-        rules: Rules,
-    ) -> None:
+    def __init__(self, marked: RequestPlan, marks: Marks, key: bytes, rules: Rules) -> None:
         self._plan = marked
         self._upstream = marks.find_in(marked.upstream_head)
         self._trusted = marks.find_in(marked.trusted_head) if marked.trusted_head else None
-        self._length = lengths[0] if lengths else None
-        self._timeout = timeouts[0] if timeouts else None
+        self._length = _only(places_of(key, _LENGTH))
+        self._timeout = _only(places_of(key, _TIMEOUT))
+        self._trace = _only(places_of(key, TRACEPARENT))
+        # Where requests get no id, the client's is a value like any other.
+        self._id = _only(places_of(key, REQUEST_ID)) if rules.request_ids else None
         self._longest_timeout = rules.longest_timeout
         self._longest_body = rules.longest_body
 
@@ -89,8 +97,14 @@ class RequestTemplate:
             timeout = seconds_of(values[self._timeout], self._longest_timeout)
             if timeout is None:
                 return None
+        request_id, traceparent = plan.request_id, plan.traceparent
+        if self._id is not None:
+            request_id = values[self._id]
+        if self._trace is not None:
+            traceparent = values[self._trace]
         trusted = b"" if self._trusted is None else self._trusted.fill(values)
-        return plan.with_values(self._upstream.fill(values), trusted, length, timeout)
+        upstream = self._upstream.fill(values)
+        return plan.with_values(upstream, trusted, length, timeout, request_id, traceparent)
 
 
 class ResponseTemplates:
@@ -137,7 +151,20 @@ class ResponseTemplate:
             if self._has_length:
                 length = framing.length
         kept_head = self._kept.fill(values)
-        return ResponsePlan(plan.status, plan.keep_alive, framing, raw, kept_head, plan.is_final, length)
+        return ResponsePlan(
+            plan.status,
+            plan.keep_alive,
+            framing,
+            raw,
+            kept_head,
+            plan.is_final,
+            length,
+            plan.has_request_id,
+        )
+
+
+def _only(places: list[int]) -> int | None:
+    return places[0] if places else None
 
 
 class Marks(NamedTuple):

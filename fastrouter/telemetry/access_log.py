@@ -7,9 +7,12 @@ import json
 import logging
 import os
 import queue
+import random
 import select
 import threading
 import time
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as escape
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
 _FLUSH_CHARS: Final = 128 * 1024
 # What may wait for a reader of the log that has stopped reading; lines beyond are dropped and counted.
 _MAX_WAITING_BATCHES: Final = 256
+
+# From here on, a response is a failure without a reason word, too: the sandbox's own.
+_FAILURE: Final = 500
+
+_LONGEST_ID: Final = 256
 
 NO_SUBJECT: Final = '"method":null,"path":null,"sandbox_id":null,"namespace":null'
 """Stands for the request's members where its head could not be read."""
@@ -32,9 +40,14 @@ class AccessLog:
     What a client chooses comes in escaped (``RequestPlan.log_subject``): no value can forge a line.
     """
 
-    def __init__(self, fd: int) -> None:
-        """Write to the file descriptor ``fd``, which stays the caller's."""
+    def __init__(self, fd: int, *, share: float = 1.0, shape: Callable[[str], str] | None = None) -> None:
+        """Write to the file descriptor ``fd``, which stays the caller's.
+
+        ``share`` of the successful requests get a line; ``shape`` makes another line of each.
+        """
         self._fd = fd
+        self._share = share
+        self._shape = shape
         self._lines: list[str] = []
         self._chars = 0
         self._batches: queue.Queue[bytes | None] = queue.Queue(_MAX_WAITING_BATCHES)
@@ -47,8 +60,10 @@ class AccessLog:
     def __repr__(self) -> str:
         return f"<AccessLog fd={self._fd} buffered={len(self._lines)} dropped={self.dropped}>"
 
-    def record(self, subject: str, outcome: Outcome, seconds: float) -> None:
-        """Add the line of one request that took ``seconds``."""
+    def record(self, subject: str, outcome: Outcome, seconds: float, trace_id: str = "") -> None:
+        """Add the line of one request that took ``seconds``; of a success, where it is in the sample."""
+        if self._share < 1.0 and not self._is_chosen(outcome):
+            return
         moment = int(time.time() * 1000)
         if moment != self._moment:
             self._moment = moment
@@ -61,15 +76,25 @@ class AccessLog:
         if outcome.dials:
             upstream += f',"dials":{outcome.dials},"dial_ms":{outcome.dial_seconds * 1000:.3f}'
         error = f'"{outcome.reason}"' if outcome.reason else "null"
+        names = f',"request_id":{_escaped(outcome.request_id)}' if outcome.request_id else ""
+        if trace_id:
+            names = f'{names},"trace_id":"{trace_id}"'
         line = (
             f'{{"time":"{self._stamp}",{subject},'
             f'"status":{outcome.status},"duration_ms":{seconds * 1000:.3f},'
-            f'"bytes_in":{outcome.bytes_in},"bytes_out":{outcome.bytes_out},{upstream},"error":{error}}}\n'
+            f'"bytes_in":{outcome.bytes_in},"bytes_out":{outcome.bytes_out},{upstream},"error":{error}{names}}}\n'
         )
+        if self._shape is not None:
+            line = self._shape(line)
         self._lines.append(line)
         self._chars += len(line)
         if self._chars >= _FLUSH_CHARS:
             self.flush()
+
+    def _is_chosen(self, outcome: Outcome) -> bool:
+        if outcome.reason or outcome.status >= _FAILURE:
+            return True
+        return random.random() < self._share  # noqa: S311 - chooses lines, guards no secret
 
     def say(self, line: str) -> None:
         """Write a line of another log, whole, between access lines; from any thread, and without waiting."""
@@ -121,6 +146,11 @@ class AccessLog:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:  # whoever shares the pipe has made it non-blocking
                 select.select([], [self._fd], [])
+
+
+def _escaped(request_id: bytes) -> str:
+    """Return an id as JSON: a client may give its request any bytes, and many of them."""
+    return escape(request_id[:_LONGEST_ID].decode("utf-8", "replace"))
 
 
 def _stamp(moment: int) -> str:

@@ -1,4 +1,4 @@
-"""The router's own log: one JSON object a line."""
+"""The router's own log: one line each, JSON or for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
+from fastrouter.telemetry.console import log_line
+
 # What every LogRecord has: the rest came in by ``extra`` and belongs into the line.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class JsonFormatter(logging.Formatter):
+class Formatter(logging.Formatter):
     """Formats a record with its ``extra`` members; escaping makes forged lines impossible."""
+
+    def __init__(self, style: str = "json") -> None:
+        """Write ``json``, or for people: ``console``."""
+        super().__init__()
+        self._console = style == "console"
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
@@ -26,7 +33,7 @@ class JsonFormatter(logging.Formatter):
         line.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return log_line(line) if self._console else json.dumps(line, default=str)
 
 
 class LineHandler(logging.Handler):
@@ -41,22 +48,22 @@ class LineHandler(logging.Handler):
         self._say(self.format(record) + "\n")
 
 
-def send_through(say: Callable[[str], None]) -> None:
+def send_through(say: Callable[[str], None], *, style: str = "json", level: str = "info") -> None:
     """Send the log through ``say`` from now on.
 
     A stream that nobody reads would stop whoever logs, which is the event loop; and two writers to one pipe
     would write into each other's lines.
     """
-    _use(LineHandler(say))
+    _use(LineHandler(say), style, level)
 
 
-def set_up(stream: TextIO) -> None:
-    """Send the log of the whole process to ``stream``."""
-    _use(logging.StreamHandler(stream))
+def set_up(stream: TextIO, *, style: str = "json", level: str = "info") -> None:
+    """Send the log of the whole process to ``stream``: what has ``level`` or more."""
+    _use(logging.StreamHandler(stream), style, level)
 
 
-def _use(handler: logging.Handler) -> None:
-    handler.setFormatter(JsonFormatter())
+def _use(handler: logging.Handler, style: str, level: str) -> None:
+    handler.setFormatter(Formatter(style))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level.upper())

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastrouter.telemetry.tracing import Trace
+
 
 class Outcome:
     """The facts of one request that the access log and the counters tell."""
@@ -11,16 +16,26 @@ class Outcome:
         "bytes_out",
         "dial_seconds",
         "dials",
+        "first_byte",
+        "is_upstreams",
         "reason",
+        "request_id",
         "reused",
         "started",
         "status",
+        "trace",
         "upstream",
     )
 
-    def __init__(self, started: float) -> None:
+    def __init__(self, started: float, request_id: bytes = b"") -> None:
         self.started = started
         """Monotonic seconds."""
+        self.request_id = request_id
+        """Its ``X-Request-ID``; empty where requests get none."""
+        self.trace: Trace | None = None
+        """The span of the request, where requests are traced."""
+        self.first_byte = 0.0
+        """When the response head came, monotonic seconds; 0 where all came with it."""
         self.status = 0
         """Of the head that the client was sent; 0 as long as there is none."""
         self.bytes_in = 0
@@ -35,3 +50,10 @@ class Outcome:
         self.dial_seconds = 0.0
         self.reason = ""
         """The reason word, where the request failed."""
+        self.is_upstreams = False
+        """Whether it was the sandbox that failed, or could not be reached."""
+
+    def fail(self, reason: str, *, upstreams: bool) -> None:
+        """Note why the request failed, and on which side."""
+        self.reason = reason
+        self.is_upstreams = upstreams

@@ -104,7 +104,7 @@ class Generations(Generic[T]):
 class HeadCache(Generic[T]):
     """A bounded map from the bytes of a head to ``parse`` of them."""
 
-    __slots__ = ("_cut_of", "_heads", "_keys", "_parse", "_templates", "exact", "misses", "templates")
+    __slots__ = ("_cut_of", "_heads", "_keys", "_parse", "_templates", "exact", "hits", "misses", "templates")
 
     def __init__(
         self, parse: Callable[[bytes], T], templates: Templates[T] | None = None, *, limit: int = LIMIT
@@ -118,6 +118,8 @@ class HeadCache(Generic[T]):
         self._cut_of: tuple[bytes, Cut | None] = (b"", None)
         self.exact: Generations[T] = Generations(limit, 0)
         self.templates: Generations[Template[T]] = Generations(limit, _TEMPLATE_LINE_WEIGHT)
+        self.hits = 0
+        """Heads that did not have to be parsed; who asks ``exact`` or ``known`` counts for himself."""
         self.misses = 0
 
     def __repr__(self) -> str:
@@ -137,11 +139,13 @@ class HeadCache(Generic[T]):
     def get(self, raw: bytes) -> T:
         """Return the parsed head; raises what ``parse`` raises, and keeps no failure."""
         value = self.known(raw)
-        if value is None:
-            self.misses += 1
-            value = self._parse(raw)
-            if len(raw) <= MAX_KEPT_HEAD:
-                self._learn(raw, value)
+        if value is not None:
+            self.hits += 1
+            return value
+        self.misses += 1
+        value = self._parse(raw)
+        if len(raw) <= MAX_KEPT_HEAD:
+            self._learn(raw, value)
         return value
 
     def _learn(self, raw: bytes, value: T) -> None:

@@ -19,9 +19,14 @@ def _reply(status: int, payload: dict[str, str], extra: bytes, *, close: bool, h
     return head if head_only else head + body
 
 
-def error_reply(status: int, detail: str, reason: str, *, close: bool, head_only: bool) -> bytes:
-    """Return the reply for a failure; ``head_only`` answers HEAD (RFC 9110 9.3.2)."""
-    extra = b"X-Sandbox-Router-Error: %b\r\n" % reason.encode("ascii")
+def error_reply(  # noqa: PLR0913 - as many as the reply tells
+    status: int, detail: str, reason: str, *, close: bool, head_only: bool, lines: bytes = b""
+) -> bytes:
+    """Return the reply for a failure; ``head_only`` answers HEAD (RFC 9110 9.3.2).
+
+    ``lines`` are further field lines, each with its end.
+    """
+    extra = b"X-Sandbox-Router-Error: %b\r\n%b" % (reason.encode("ascii"), lines)
     if status == HTTPStatus.UNAUTHORIZED:
         extra += b"WWW-Authenticate: Bearer\r\n"  # RFC 9110 15.5.2
     return _reply(status, {"detail": detail}, extra, close=close, head_only=head_only)

@@ -8,7 +8,7 @@ import os
 import sys
 from unittest.mock import patch
 
-from fastrouter import cli, supervisor
+from fastrouter import cli, runtime
 from fastrouter.policy.plan import RequestPlan, ResponsePlan
 from fastrouter.server import Server
 from fastrouter.wire.head_cache import HeadCache
@@ -23,9 +23,9 @@ class WatchedServer(Server):
         await super().start()
         self._telling = asyncio.create_task(self._tell(float(os.environ.get(SECONDS, "1"))))
 
-    async def shutdown(self) -> None:
+    async def shutdown(self, grace: float | None = None) -> None:
         self._telling.cancel()
-        await super().shutdown()
+        await super().shutdown(grace)
 
     async def _tell(self, seconds: float) -> None:
         while True:
@@ -49,5 +49,5 @@ def kept(heads: HeadCache[RequestPlan] | HeadCache[ResponsePlan]) -> int:
 
 
 if __name__ == "__main__":
-    with patch.object(supervisor, "Server", WatchedServer):
+    with patch.object(runtime, "Server", WatchedServer):
         sys.exit(cli.main())

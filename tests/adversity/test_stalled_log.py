@@ -64,7 +64,7 @@ async def unread() -> AsyncIterator[Unread]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "fastrouter", "serve", "--host", "127.0.0.1", "--port", "0"),
         cwd=ROOT,
-        env={**os.environ, **OPEN, "DNS_SERVERS": dns.address},
+        env={**os.environ, **OPEN, "DNS_SERVERS": dns.address, "HEALTH_PORT": "off", "METRICS_PORT": "off"},
         stdout=write_fd,
     )
     os.close(write_fd)

@@ -192,8 +192,8 @@ class TestPipelining:
         box = await router.sandbox(always(ok(body)))
         client = await router.client()
         client.writer.write(request(box) * 2000)
-        await eventually(lambda: router.server.requests > 10)
-        assert await settled(lambda: router.server.requests) < 1000
+        await eventually(lambda: router.server.metrics.requests > 10)
+        assert await settled(lambda: router.server.metrics.requests) < 1000
         assert only_connection(router).transport.get_write_buffer_size() < 2 * ONE_READ
         for _ in range(2000):
             assert len((await client.response())[1]) == len(body)
@@ -203,7 +203,7 @@ class TestAccount:
     """One access line per request, for every outcome."""
 
     async def line(self, router: Stage) -> dict[str, object]:
-        await eventually(lambda: router.server.requests == 1)
+        await eventually(lambda: router.server.metrics.requests == 1)
         (line,) = router.access_lines()
         assert isinstance(line.pop("duration_ms"), float)
         assert str(line.pop("time")).endswith("Z")
@@ -292,11 +292,12 @@ class TestAccount:
 
     async def test_the_log_off_writes_nothing(self) -> None:
         async with stage() as router:
-            router.server.access_log, log = None, router.server.access_log
+            log = router.server.accounts.access_log
+            router.server.accounts.access_log = None
             client = await router.client()
             await client.send(b"GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n")
             await client.head()
-            router.server.access_log = log
+            router.server.accounts.access_log = log
             assert router.access_lines() == []
 
 

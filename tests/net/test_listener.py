@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
 
 from fastrouter.net.listener import Listener, Room
-from tests.support import LIMIT
+from tests.adversity.descriptors import no_files
+from tests.support import LIMIT, eventually, settled
 
 ACCEPTED: list[asyncio.Transport] = []
 
@@ -57,6 +59,71 @@ async def test_who_comes_while_it_is_paused_waits_and_is_served_afterwards(liste
         assert listener.address == address
 
 
+async def test_a_pause_takes_hold_at_once_however_many_are_waiting() -> None:
+    """Were more accepted after it, they would be those for whom there is no descriptor."""
+    made: list[asyncio.BaseTransport] = []
+
+    class Full(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(transport)
+            if len(made) == 10:
+                full.pause()
+
+    full = Listener(Full, "127.0.0.1", 0)
+    await full.start()
+    # Blocking, so that all are in the queue before the event loop has its turn.
+    clients = [socket.create_connection(full.address) for _ in range(300)]
+    await settled(lambda: len(made))
+    assert len(made) == 10
+    full.resume()
+    await eventually(lambda: len(made) == 300)
+    full.close()
+    for client in clients:
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):  # neither closed nor reset
+            client.recv(1)
+        client.close()
+    for transport in made:
+        cast(asyncio.Transport, transport).abort()
+
+
+async def test_every_address_is_paused_and_resumed_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name such as `localhost` may have two."""
+    listener = Listener(Greeter, "", 0)
+    monkeypatch.setattr(listener, "_host", ["127.0.0.1", "127.0.0.2"])
+    await listener.start()
+    addresses = [each.getsockname() for each in listener._sockets]
+    assert len(addresses) == 2
+    for _ in range(3):
+        listener.pause()
+        waiting = [asyncio.create_task(greeting(address)) for address in addresses]
+        done, _ = await asyncio.wait(waiting, timeout=0.05)
+        assert not done
+        listener.resume()
+        assert await asyncio.gather(*waiting) == [b"hello"] * 2
+    listener.close()
+
+
+async def test_a_pause_needs_no_descriptor(listener: Listener) -> None:
+    with no_files():
+        listener.pause()
+    assert listener.paused
+    listener.resume()
+    assert await greeting(listener.address) == b"hello"
+
+
+async def test_without_a_descriptor_it_stays_paused_until_the_next_try(listener: Listener) -> None:
+    listener.pause()
+    with no_files():
+        listener.resume()
+        await eventually(lambda: listener._resuming is None)
+        assert listener.paused
+    listener.resume()
+    assert await greeting(listener.address) == b"hello"
+
+
 @pytest.mark.parametrize("paused", [False, True])
 async def test_closed_means_refused(listener: Listener, *, paused: bool) -> None:
     address = listener.address
@@ -88,3 +155,12 @@ def test_room_ends_before_the_limit_and_is_back_well_below_it() -> None:
     assert [room.is_short(count) for count in (935, 936, 1000)] == [False, True, True]
     assert [room.is_back(count) for count in (871, 872, 936)] == [True, False, False]
     assert not Room(0).is_short(10**9)
+
+
+@pytest.mark.parametrize("limit", [16, 64, 100, 128, 256])
+def test_a_low_limit_leaves_room_too_and_it_comes_back(limit: int) -> None:
+    room = Room(limit)
+    assert not room.is_short(limit // 2 - 1)
+    assert room.is_short(limit - limit // 4)
+    assert room.is_back(0)
+    assert not room.is_back(limit - limit // 4)

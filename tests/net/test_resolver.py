@@ -14,12 +14,13 @@ from fastrouter.errors import DNS_FAILURE, DNS_NOT_FOUND
 from fastrouter.net import resolver as resolver_module
 from fastrouter.net.resolver import (
     NEGATIVE_SECONDS,
+    PROBE_SECONDS,
     STALE_SECONDS,
     NameFailureError,
     NameNotFoundError,
     Resolver,
 )
-from tests.support import eventually, request, stage
+from tests.support import eventually, free_port, request, stage
 
 NAME = "box.default.svc.cluster.local"
 
@@ -206,6 +207,17 @@ class TestFailures:
         assert await resolver.resolve(NAME) == ["127.0.0.3"]
 
     @pytest.mark.usefixtures("impatient")
+    async def test_a_channel_that_was_made_at_a_bad_moment_is_replaced(
+        self, dns: DnsServer, resolver: Resolver
+    ) -> None:
+        # Out of files, c-ares finds no resolv.conf, and would ask 127.0.0.1 as long as its channel lives.
+        resolver._servers = [f"127.0.0.1:{free_port()}"]
+        with pytest.raises(NameFailureError):
+            await resolver.resolve(NAME)
+        resolver._servers = [dns.address]
+        assert await resolver.resolve(NAME) == ["127.0.0.1", "127.0.0.2"]
+
+    @pytest.mark.usefixtures("impatient")
     async def test_a_forgotten_answer_is_the_last_resort_too(
         self, dns: DnsServer, resolver: Resolver
     ) -> None:
@@ -268,6 +280,90 @@ class TestFailures:
         with pytest.raises(asyncio.CancelledError):
             await waiter
         await eventually(lambda: "asking=0" in repr(resolver))
+
+
+class TestProbes:
+    @pytest.mark.parametrize("name", [NAME, "no.such.name", "empty"])
+    async def test_any_answer_shows_that_dns_answers(
+        self, dns: DnsServer, resolver: Resolver, name: str
+    ) -> None:
+        zone(dns)["empty"] = []
+        assert await resolver.probe(name) == ""
+        assert dns.questions == [(name, "A")]
+
+    @pytest.mark.usefixtures("impatient")
+    async def test_a_server_that_fails_does_not_answer(self, dns: DnsServer, resolver: Resolver) -> None:
+        dns.mode = "servfail"
+        assert "server" in (await resolver.probe(NAME)).lower()
+
+    @pytest.mark.usefixtures("impatient")
+    async def test_nor_does_a_silent_one(self, dns: DnsServer, resolver: Resolver) -> None:
+        dns.mode = "silent"
+        assert "timeout" in (await resolver.probe(NAME)).lower()
+
+    async def test_nor_does_one_that_is_gone(self) -> None:
+        async with DnsServer({}) as dns:
+            address = dns.address
+        resolver = Resolver([address])
+        assert "contact" in (await resolver.probe(NAME)).lower()
+        await resolver.close()
+
+    async def test_a_probe_has_its_own_limit(
+        self, dns: DnsServer, resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(resolver_module, "PROBE_SECONDS", 0.1)
+        dns.mode = "silent"
+        assert await resolver.probe(NAME) == "no answer within 0.1 s"
+
+    async def test_an_answer_that_is_known_proves_nothing(
+        self, dns: DnsServer, resolver: Resolver, clock: Clock
+    ) -> None:
+        await resolver.resolve(NAME)
+        assert await resolver.probe(NAME) == ""
+        dns.mode = "servfail"
+        clock.now += PROBE_SECONDS
+        assert await resolver.probe(NAME) != ""
+        assert await resolver.resolve(NAME)  # and what is known is still served
+        dns.mode = "answer"
+        assert await resolver.probe(NAME) != ""  # kept
+        clock.now += PROBE_SECONDS
+        assert await resolver.probe(NAME) == ""
+
+    async def test_however_many_probe_there_is_one_question(
+        self, dns: DnsServer, resolver: Resolver, clock: Clock
+    ) -> None:
+        assert set(await asyncio.gather(*[resolver.probe(NAME) for _ in range(100)])) == {""}
+        clock.now += PROBE_SECONDS - 0.01
+        await resolver.probe(NAME)
+        assert dns.asked == 1
+        clock.now += 0.01
+        await resolver.probe(NAME)
+        assert dns.asked == 2
+
+    async def test_one_who_leaves_does_not_take_the_probe_along(
+        self, dns: DnsServer, resolver: Resolver
+    ) -> None:
+        first, second = (asyncio.create_task(resolver.probe(NAME)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second == ""
+        assert first.cancelled()
+        assert dns.asked == 1
+
+    async def test_close_ends_a_probe_and_its_waiters_hear_of_it(self, dns: DnsServer) -> None:
+        dns.mode = "silent"
+        resolver = Resolver([dns.address])
+        waiter = asyncio.create_task(resolver.probe(NAME))
+        await eventually(lambda: dns.asked > 0)
+        await resolver.close()
+        assert await waiter == "the router has stopped asking"
+
+    async def test_a_probe_is_no_lookup(self, dns: DnsServer) -> None:
+        told: list[str] = []
+        resolver = Resolver([dns.address], told=lambda outcome, _: told.append(outcome))
+        await resolver.probe(NAME)
+        assert (resolver.questions, told) == (0, [])
+        await resolver.close()
 
 
 class TestReplies:

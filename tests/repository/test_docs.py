@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from fastrouter import settings
+from fastrouter import config, configfile, errors
+from fastrouter.accounts import LEFT
+from fastrouter.arguments import COMMANDS
+from fastrouter.options import OPTIONS
+from fastrouter.telemetry.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BEHAVIOR = (ROOT / "docs" / "behavior.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 LIFE = (ROOT / "docs" / "life-of-a-request.md").read_text()
 
 
@@ -45,8 +50,21 @@ def exists(name: str) -> bool:
     return False
 
 
-def test_the_readme_shows_the_settings_as_they_are() -> None:
-    assert settings.markdown_table() in (ROOT / "README.md").read_text()
+def test_the_settings_are_shown_as_they_are() -> None:
+    shown = CONFIGURATION.partition("<!-- settings:")[2].partition(" -->\n")[2]
+    assert shown.partition("<!-- end of settings -->")[0] == config.markdown_tables()
+
+
+def test_the_example_of_a_configuration_file_is_one() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", CONFIGURATION, re.DOTALL)
+    file = configfile.read(example, "example")
+    assert file.faults == ()
+    assert len(file.values) == len(example.splitlines()) - 1  # one is null
+
+
+def test_every_command_has_its_row() -> None:
+    rows = re.findall(r"^\| `fastrouter ([a-z-]+)", CONFIGURATION, re.MULTILINE)
+    assert sorted(set(rows)) == sorted([*COMMANDS])
 
 
 def test_the_readme_shows_the_two_commands_on_its_first_screen() -> None:
@@ -129,3 +147,57 @@ def test_the_test_of_a_defence_exists(row: str, tests: str) -> None:
     for reference in re.findall(r"`([a-z_/]+\.py::[^`]+)`", tests):
         path, _, name = reference.partition("::")
         assert name.replace("::", ".") in names_in(ROOT / "tests" / path), f"{row}: no {reference}"
+
+
+@pytest.mark.parametrize(("row", "tests"), rows_of("tls.md"), ids=lambda text: text[:60])
+def test_the_test_of_what_tls_promises_exists(row: str, tests: str) -> None:
+    for reference in re.findall(r"`([a-z_/]+\.py::[^`]+)`", tests):
+        path, _, name = reference.partition("::")
+        assert name.replace("::", ".") in names_in(ROOT / "tests" / path), f"{row}: no {reference}"
+
+
+def test_memory_covers_every_state() -> None:
+    assert len(rows_of("memory.md")) > 12
+
+
+@pytest.mark.parametrize(("row", "tests"), rows_of("memory.md"), ids=lambda text: text[:60])
+def test_the_test_of_a_bound_exists(row: str, tests: str) -> None:
+    for reference in re.findall(r"`([a-z_/]+\.py::[^`]+)`", tests):
+        path, _, name = reference.partition("::")
+        assert name.replace("::", ".") in names_in(ROOT / "tests" / path), f"{row}: no {reference}"
+
+
+def test_operations_explains_every_reason_word_with_its_status_and_side() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    table = text.partition("<!-- reason words:")[2].partition("<!-- end of reason words -->")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[1:]]
+    told = [(word.strip("`"), int(status), side) for word, status, side, *_ in rows[2:]]
+    causes = [cause for cause in vars(errors).values() if isinstance(cause, errors.Cause)]
+    # Nobody is there to get a reply: no row of the table of replies.
+    known = {(cause.reason, cause.status, cause.source.value) for cause in causes} | {(LEFT, 499, "client")}
+    assert sorted(told) == sorted(known)
+    assert all(len(row) == len(rows[0]) and all(row) for row in rows)
+
+
+def test_operations_names_metrics_that_exist() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    names = set(re.findall(r"\b(?:sandbox_router|process)_[a-z_]+", text))
+    assert len(names) > 8
+    assert names - {f"{family.sample}{end}" for family in FAMILIES for end in ("", "_bucket")} == set()
+
+
+@pytest.mark.parametrize("name", ["operations", "behavior", "security", "migrating", "metrics", "tls"])
+def test_variables_that_users_are_told_of_exist(name: str) -> None:
+    known = {option.variable for option in OPTIONS} | {config.CONFIG_VARIABLE, "HTTP_PROXY"}
+    found = re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", (ROOT / "docs" / f"{name}.md").read_text())
+    assert found
+    # OpenTelemetry's own are read by its SDK.
+    assert {each for each in found if not each.startswith("OTEL_")} - known == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_headings_that_a_document_points_to_exist(document: Path) -> None:
+    text = document.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) - anchors == set()

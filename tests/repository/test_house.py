@@ -72,9 +72,9 @@ class TestNoMachine:
 
 
 class TestPackages:
-    def test_the_run_time_dependencies_are_the_four(self) -> None:
+    def test_the_run_time_dependencies_are_the_six(self) -> None:
         names = {name(requirement) for requirement in PROJECT["project"]["dependencies"]}
-        assert names == {"uvloop", "h11", "httpcore", "aiodns"}
+        assert names == {"uvloop", "h11", "httpcore", "aiodns", "prometheus-client", "pyyaml"}
 
     @pytest.mark.parametrize("lock", LOCKS)
     def test_every_pinned_package_has_one_version_and_hashes(self, lock: str) -> None:

@@ -302,3 +302,46 @@ def test_a_line_of_another_log_is_written_whole_and_dropped_when_nobody_reads() 
         os.close(read_fd)
         log.close()
         os.close(write_fd)
+
+
+def sampled(tmp_path: Path, share: float, *facts: Outcome) -> list[int]:
+    """Return the statuses of the lines that are left of these requests."""
+    fd = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    try:
+        log = AccessLog(fd, share=share)
+        for each in facts:
+            log.record(subject(), each, 0.1)
+        log.close()
+    finally:
+        os.close(fd)
+    return [line["status"] for line in lines((tmp_path / "log").read_bytes())]
+
+
+def test_a_sample_leaves_out_successes_and_no_failure(tmp_path: Path) -> None:
+    refused = outcome(status=404, reason="bad_request")
+    facts = [outcome(), outcome(status=404), outcome(status=500), refused, outcome(status=502)]
+    assert sampled(tmp_path, 0.0, *facts) == [500, 404, 502]
+    assert sampled(tmp_path, 1.0, *facts) == [200, 404, 500, 404, 502]
+
+
+def test_a_sample_is_a_share(tmp_path: Path) -> None:
+    # Of 2,000, a fair 0.25 is below 350 or above 650 once in more than 10**20 runs.
+    assert 350 < len(sampled(tmp_path, 0.25, *[outcome()] * 2000)) < 650
+
+
+def test_another_shape_is_written_in_its_place(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
+    try:
+        log = AccessLog(fd, shape=lambda line: f"{json.loads(line)['status']}\n")
+        log.record(NO_SUBJECT, outcome(status=418), 0.1)
+        log.close()
+    finally:
+        os.close(fd)
+    assert (tmp_path / "log").read_bytes() == b"418\n"
+
+
+def test_ids_stand_behind_the_facts(tmp_path: Path) -> None:
+    facts = outcome(request_id=b"abc")
+    (line,) = written(tmp_path / "log", lambda log: log.record(subject(), facts, 0.1, "0af7"))
+    assert list(line)[-2:] == ["request_id", "trace_id"]
+    assert (line["request_id"], line["trace_id"]) == ("abc", "0af7")

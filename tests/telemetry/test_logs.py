@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastrouter.telemetry import logs
-from fastrouter.telemetry.logs import JsonFormatter, set_up
+from fastrouter.telemetry.logs import Formatter, set_up
 
 HOSTILE = 'x\n{"level":"info","message":"forged"}\r\n\u2028\u2029"\\\x00\x1b[31m\udcff'
 
@@ -24,7 +24,7 @@ def record(message: str = "hello", *arguments: object, **attributes: object) -> 
 
 
 def line_of(made: logging.LogRecord) -> dict[str, Any]:
-    text = JsonFormatter().format(made)
+    text = Formatter().format(made)
     assert text.isascii()
     assert len(text.splitlines()) == 1
     line: dict[str, Any] = json.loads(text)
@@ -89,6 +89,14 @@ def test_the_log_of_the_whole_process_goes_to_the_stream(root: logging.Logger) -
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [(line["message"], line["peer"]) for line in lines] == [("one\ntwo", "a\nb")]
     assert len(root.handlers) == 1
+
+
+def test_a_level_and_a_style_are_chosen(root: logging.Logger) -> None:
+    stream = io.StringIO()
+    set_up(stream, style="console", level="warning")
+    logging.getLogger("fastrouter.test").info("not told")
+    logging.getLogger("fastrouter.test").warning("told", extra={"number": 7})
+    assert stream.getvalue().split(" ", 1)[1] == "warning told number=7\n"
 
 
 def test_lines_go_through_whoever_writes_them() -> None:

@@ -19,7 +19,17 @@ def test_an_outcome_begins_without_a_status_and_without_bytes() -> None:
         "dials": 0,
         "dial_seconds": 0.0,
         "reason": "",
+        "is_upstreams": False,
+        "first_byte": 0.0,
+        "trace": None,
+        "request_id": b"",
     }
+
+
+def test_a_failure_tells_its_side() -> None:
+    outcome = Outcome(0.0)
+    outcome.fail("connect_refused", upstreams=True)
+    assert (outcome.reason, outcome.is_upstreams) == ("connect_refused", True)
 
 
 def test_an_outcome_holds_nothing_else() -> None:
