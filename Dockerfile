@@ -38,7 +38,8 @@ ENV PATH=/venv/bin:$PATH \
 
 # By number: Kubernetes can prove that a number is not root, a name it cannot.
 USER 1000:1000
-EXPOSE 8080
+# HTTP, HTTPS (with a certificate), health, metrics.
+EXPOSE 8080 8443 8081 9090
 STOPSIGNAL SIGTERM
 
 # The exec form makes the router process 1, which gets the signal; SIGTERM drains.
