@@ -6,7 +6,7 @@ import time
 from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
-from fastrouter.policy.ids import trace_id_in
+from fastrouter.policy.ids import id_line, trace_id_in
 from fastrouter.policy.target import Target
 from fastrouter.telemetry.access_log import NO_SUBJECT
 from fastrouter.telemetry.metrics import NOBODY, Metrics
@@ -52,6 +52,7 @@ class Accounts:
         if self._gives_ids:
             given = plan.request_id if plan is not None else b""
             outcome.request_id = given or getrandbits(128).to_bytes(16).hex().encode("ascii")
+            outcome.id_line = id_line(outcome.request_id)
         if self._tracer is not None and plan is not None:
             outcome.trace = self._tracer.begin(
                 plan.counted[0], plan.traceparent, plan.tracestate, outcome.started
@@ -80,7 +81,7 @@ class Accounts:
         assert outcome.trace is not None  # noqa: S101 - asked by the caller
         facts = {
             "http.request.method": plan.method.decode("ascii"),
-            "http.request_id": outcome.request_id.decode("ascii"),
+            "http.request_id": outcome.request_id.decode("utf-8", "replace"),
             "sandbox.id": sandbox_of(plan),
             "sandbox.namespace": plan.counted[1],
         }

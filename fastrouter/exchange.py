@@ -23,7 +23,6 @@ from fastrouter.net.splice import Pipe
 from fastrouter.policy import rewrite
 from fastrouter.policy.authorize import authorize
 from fastrouter.policy.forwarded import client_address, is_trusted
-from fastrouter.policy.ids import id_line
 from fastrouter.response import ResponseSide, nothing
 from fastrouter.wire.framing import ChunkedBody, LengthBody
 
@@ -141,7 +140,8 @@ class Exchange(ResponseSide):
             self._bulkhead.enter(target.key)
             self._entered = target.key
         try:
-            self._send_request(self._pool.reuse(target) or await self._dial(target), first)
+            lease = self._pool.reuse(target) or await self._dial(target)
+            self._send_request(lease, first, time.monotonic())
             return await self._finish(target, first)
         finally:
             self.end()
@@ -173,7 +173,8 @@ class Exchange(ResponseSide):
                 return False  # `run` will say so, and count it
         if self._bulkhead is not None and self._bulkhead.is_full(route.key):
             return False  # likewise
-        lease = self._pool.reuse(route)
+        now = outcome.started
+        lease = self._pool.reuse(route, now)
         if lease is None:
             return False
         if self._bulkhead is not None:
@@ -194,7 +195,7 @@ class Exchange(ResponseSide):
             self._owner.metrics.allowed += 1
         outcome.bytes_in = len(first)
         lease.connection.waiter = self._client.waiter
-        self._send_request(lease, first)
+        self._send_request(lease, first, now)
         return True
 
     @property
@@ -225,14 +226,14 @@ class Exchange(ResponseSide):
             lease.discard()
             self._owner.metrics.replayed += 1
             lease = await self._dial(target)
-            self._send_request(lease, first)
+            self._send_request(lease, first, time.monotonic())
             while not self._done:
                 await lease.connection.changed()
         if self.tunnel is None and self._response.keep_alive and self._request_sent():
             lease.release()
         return self._keep
 
-    def _send_request(self, lease: Lease, first: bytes) -> None:
+    def _send_request(self, lease: Lease, first: bytes, now: float) -> None:
         self._lease = lease
         upstream = self.upstream = lease.connection
         upstream.listener = self._response_came
@@ -242,7 +243,7 @@ class Exchange(ResponseSide):
         outcome = self.outcome
         outcome.upstream = upstream.address
         outcome.reused = lease.reused
-        self.deadline = time.monotonic() + self.timeout
+        self.deadline = now + self.timeout
         self._client.moved = False
         head = self.plan.trusted_head if self._trusted else self.plan.upstream_head
         if outcome.trace is None and outcome.request_id == self.plan.request_id:
@@ -319,7 +320,7 @@ def _lines(plan: RequestPlan, outcome: Outcome) -> bytes:
     """Return the end of the sandbox's head: what the router says of the request itself."""
     span = outcome.trace.lines if outcome.trace is not None else b""
     made = outcome.request_id != plan.request_id  # the client's own is in the head
-    return span + (id_line(outcome.request_id) if made else b"\r\n")
+    return span + (outcome.id_line if made else b"\r\n")
 
 
 def _went_stale(lease: Lease, error: RouterError) -> bool:

@@ -11,7 +11,6 @@ from fastrouter.errors import UPSTREAM_CLOSED, UPSTREAM_PROTOCOL_ERROR, RouterEr
 from fastrouter.net.splice import Pipe
 from fastrouter.net.tunnel import Tunnel
 from fastrouter.policy import rewrite
-from fastrouter.policy.ids import id_line
 from fastrouter.wire.fields import values
 from fastrouter.wire.framing import Body, body_for
 from fastrouter.wire.heads import MAX_HEAD, framing_for
@@ -134,7 +133,8 @@ class ResponseSide(ABC):
         if whole and self._keep and plan.usual_reply:
             upstream.buffer = b""
             self.outcome.bytes_out = len(held)
-            client.write(self._identified(response.kept_head, response) + held)
+            head, line = response.kept_head, self.outcome.id_line
+            client.write((head[:-2] + line if line and not response.has_request_id else head) + held)
             self._response_ended()
             return
         http11 = plan.http11
@@ -157,8 +157,8 @@ class ResponseSide(ABC):
 
     def _identified(self, head: bytes, response: ResponsePlan) -> bytes:
         """Return a response's head with the id of its request, where the sandbox tells none itself."""
-        request_id = self.outcome.request_id
-        return head[:-2] + id_line(request_id) if request_id and not response.has_request_id else head
+        line = self.outcome.id_line
+        return head[:-2] + line if line and not response.has_request_id else head
 
     def _response_ended(self) -> None:
         """End the exchange, or tell the task that waits; the rest of a request body waits for the task."""

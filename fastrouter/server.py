@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fastrouter.accounts import Accounts
@@ -15,6 +16,7 @@ from fastrouter.net.connection import readable
 from fastrouter.net.deadlines import Sweep
 from fastrouter.net.dialer import Dialer
 from fastrouter.net.downstream import Downstream
+from fastrouter.net.inbound import IDLE
 from fastrouter.net.listener import DRAIN_SECONDS, SHED, Listener, Room
 from fastrouter.net.listeners import Listeners
 from fastrouter.net.pool import Pool
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from fastrouter.tls import Certificates
 
 _WARNING_SECONDS = 1.0
+# Short of files, who has been idle for so long makes room; below that, the next request may be on its way.
+_SPARE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -205,6 +209,13 @@ class Server:
     def _numbers(self) -> dict[str, int]:
         return {"clients": len(self.connections), "sandboxes": self.pool.open, "limit": self._room.limit}
 
+    def _spare_idle_clients(self, now: float) -> None:
+        """Close the clients that have been idle for longest: others wait to be let in (as nginx does)."""
+        idle_end = now + self.settings.client_keepalive - _SPARE_SECONDS
+        idle = [each for each in self.connections if each.phase is IDLE and each.deadline <= idle_end]
+        for connection in sorted(idle, key=attrgetter("deadline"))[:SHED]:
+            connection.expire_idle()
+
     def _make_upstream(self, target: Target) -> Upstream:
         return Upstream(asyncio.get_running_loop(), target, self.response_heads, self.pool)
 
@@ -240,6 +251,8 @@ class Server:
         if self._listeners.paused and self._room.is_back(self._promised()) and not self.shutting_down:
             self._listeners.resume()
             _log.info("accepting connections again", extra=self._numbers())
+        elif self._listeners.paused:
+            self._spare_idle_clients(now)
         if self.shutting_down:
             self._closed.set()  # a connection is idle or flushed without closing, too: look again
         if self.access_log is not None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from fastrouter.net.listener import Room
 from tests.processes import router_process
 from tests.support import Client, Stage, Visit, always, eventually, ok, request, settled, stage
 
@@ -199,6 +200,24 @@ class TestOpenFiles:
                 "accepting connections again",
             ]
             assert len(said) <= 4  # told once each time, not once for each client
+
+    async def test_clients_that_have_been_idle_for_longest_make_way_for_others(self) -> None:
+        async with stage() as router:
+            router.server._room = Room(140)  # enough for 38 clients
+            idle = [await router.client() for _ in range(38)]
+            for client in idle:
+                await client.send(HEALTH)
+                await client.response()
+            late = await router.client()
+            await late.send(HEALTH)
+            await eventually(lambda: router.server._listeners.paused)
+            oldest = sorted(router.server.connections, key=lambda each: each.deadline)[:15]
+            for connection in oldest:
+                connection.deadline -= 6  # seconds, of idling
+            await late.response()
+            await eventually(lambda: sum(client.reader.at_eof() for client in idle) == 15)
+            assert all(client.reader.at_eof() for client in idle[:15])
+            late.close()
 
     async def test_idle_connections_to_sandboxes_make_way_for_clients(self) -> None:
         async with stage() as router:

@@ -21,7 +21,6 @@ from fastrouter.errors import (
 )
 from fastrouter.exchange import Exchange
 from fastrouter.net.inbound import CLOSING, EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
-from fastrouter.policy.ids import id_line
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
 from fastrouter.wire.heads import END
@@ -254,7 +253,7 @@ class Downstream(Inbound):
             *(cause.status, detail, cause.reason),
             close=close,
             head_only=head_only,
-            lines=id_line(outcome.request_id)[:-2] if outcome.request_id else b"",
+            lines=outcome.id_line[:-2],
         )
         self.write(reply)
 
@@ -314,6 +313,12 @@ class Downstream(Inbound):
                 self.reset()
             else:
                 self.wake()
+
+    def expire_idle(self) -> None:
+        """End an idle connection as if its time were over."""
+        if self.phase is IDLE and self._task is not None and not self.buffer:
+            self.timed_out = True
+            self.wake()
 
     @property
     def busy(self) -> bool:

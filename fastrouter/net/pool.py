@@ -110,21 +110,24 @@ class Pool:
         """Return a lease of an idle connection or a fresh one; raise ``RouterError`` of a failed dial."""
         return self.reuse(target) or await self.dial(target, timeout)
 
-    def reuse(self, target: Target) -> Lease | None:
-        """Return a lease of the connection to ``target`` that was used last, if one is idle."""
+    def reuse(self, target: Target, now: float = 0.0) -> Lease | None:
+        """Return a lease of the connection to ``target`` that was used last, if one is idle.
+
+        ``now`` spares a look at the clock (monotonic seconds) to who has just looked.
+        """
         key = target.key
         while (connection := self._idle.get(key)) is not None:
             self._take_off(key, connection)
-            if self._is_spent(connection):
+            if self._is_spent(connection, now or time.monotonic()):
                 self._wheel.remove(connection)
                 connection.abort()
                 continue
             return self._lease(connection, reused=True)
         return None
 
-    def _is_spent(self, connection: Upstream) -> bool:
+    def _is_spent(self, connection: Upstream, now: float) -> bool:
         """Tell whether an idle connection has expired, or ended and nobody was told yet."""
-        rested = time.monotonic() - connection.idle_since
+        rested = now - connection.idle_since
         if rested >= self._wheel.expiry or connection.transport.is_closing():
             return True
         if rested <= _REST_SECONDS:

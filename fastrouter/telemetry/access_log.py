@@ -76,7 +76,11 @@ class AccessLog:
         if outcome.dials:
             upstream += f',"dials":{outcome.dials},"dial_ms":{outcome.dial_seconds * 1000:.3f}'
         error = f'"{outcome.reason}"' if outcome.reason else "null"
-        names = f',"request_id":{_escaped(outcome.request_id)}' if outcome.request_id else ""
+        names = ""
+        if (request_id := outcome.request_id).isalnum():  # most are, and nothing in them needs an escape
+            names = f',"request_id":"{request_id[:_LONGEST_ID].decode("ascii")}"'
+        elif request_id:
+            names = f',"request_id":{_escaped(request_id)}'
         if trace_id:
             names = f'{names},"trace_id":"{trace_id}"'
         line = (

@@ -24,7 +24,7 @@ SHORT_DURATIONS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 SIDES: Final = (("request",), ("response",))
 # The reason words of what the router refuses: rows of the table in errors.py, and what ends for the client.
 REJECTIONS: Final = (
-    *("bad_request", "body_too_large", "client_closed", "duplicate_header", "headers_too_large"),
+    *("bad_request", "body_too_large", "duplicate_header", "headers_too_large"),
     *("internal_error", "invalid_namespace", "invalid_port", "invalid_sandbox_id", "invalid_target_ip"),
     *("invalid_token", "method_not_allowed", "missing_sandbox_id", "missing_token", "overloaded"),
     *("request_timeout", "shutting_down", "target_too_long", "too_many_connections"),

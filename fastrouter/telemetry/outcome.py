@@ -17,6 +17,7 @@ class Outcome:
         "dial_seconds",
         "dials",
         "first_byte",
+        "id_line",
         "is_upstreams",
         "reason",
         "request_id",
@@ -32,6 +33,8 @@ class Outcome:
         """Monotonic seconds."""
         self.request_id = request_id
         """Its ``X-Request-ID``; empty where requests get none."""
+        self.id_line = b""
+        """The end of a head that tells it: see ``policy.ids.id_line``."""
         self.trace: Trace | None = None
         """The span of the request, where requests are traced."""
         self.first_byte = 0.0

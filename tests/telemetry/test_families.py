@@ -64,7 +64,7 @@ class TestTheTable:
         ours = {
             cause.reason for cause in CAUSES if cause.source in {errors.Source.CLIENT, errors.Source.ROUTER}
         }
-        assert set(REJECTIONS) == ours | {"client_closed"}
+        assert set(REJECTIONS) == ours
         assert list(REJECTIONS) == sorted(REJECTIONS)
 
 
