@@ -132,7 +132,8 @@ class Router:
         command = [sys.executable, "-m", "fastrouter", "serve", "--host", "127.0.0.1", "--port", str(port)]
         environment = {
             # Beside a router that runs already, a measurement takes no port from it.
-            **{"HEALTH_PORT": "0", "METRICS_PORT": "0"},
+            "HEALTH_PORT": "0",
+            "METRICS_PORT": "0",
             "DNS_SERVERS": "{}:{}".format(*stage.dns),
             "ACCESS_LOG": "true",
             # All tunnels of the benchmark come from one address, which may have 64 as shipped.

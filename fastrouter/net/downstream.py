@@ -23,6 +23,7 @@ from fastrouter.exchange import Exchange
 from fastrouter.net.inbound import CLOSING, EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
+from fastrouter.wire.head_cache import Shapes
 from fastrouter.wire.heads import END
 
 if TYPE_CHECKING:
@@ -46,12 +47,16 @@ _log = logging.getLogger(__name__)
 class Downstream(Inbound):
     """One client connection and its one task."""
 
-    __slots__ = ("_accounts", "_exchange", "_foreseen", "_heads", "_owner", "_task", "admitted", "peer")
+    __slots__ = (
+        *("_accounts", "_exchange", "_foreseen", "_heads", "_owner", "_shapes", "_task"),
+        *("admitted", "peer"),
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, heads: HeadCache[RequestPlan]) -> None:
         super().__init__(loop, owner.settings)
         self._owner = owner
         self._heads = heads
+        self._shapes = Shapes(heads)
         self._accounts = owner.accounts
         self._exchange: Exchange
         self._task: asyncio.Task[None] | None = None
@@ -90,7 +95,7 @@ class Downstream(Inbound):
         end = data.find(END) + len(END)
         head = data[:end]
         heads = self._heads
-        plan = heads.exact.young.get(head) or heads.known(head)
+        plan = heads.exact.young.get(head) or self._shapes.recall(head)
         if plan is None:
             return False
         heads.hits += 1

@@ -71,6 +71,7 @@ class RequestTemplate:
         "_trace",
         "_trusted",
         "_upstream",
+        "numbers",
     )
 
     def __init__(self, marked: RequestPlan, marks: Marks, key: bytes, rules: Rules) -> None:
@@ -79,6 +80,7 @@ class RequestTemplate:
         self._trusted = marks.find_in(marked.trusted_head) if marked.trusted_head else None
         self._length = _only(places_of(key, _LENGTH))
         self._timeout = _only(places_of(key, _TIMEOUT))
+        self.numbers = frozenset(marks.numbers)
         self._trace = _only(places_of(key, TRACEPARENT))
         # Where requests get no id, the client's is a value like any other.
         self._id = _only(places_of(key, REQUEST_ID)) if rules.request_ids else None
@@ -133,10 +135,11 @@ class ResponseTemplates:
 class ResponseTemplate:
     """The plan of all heads with one key, but for their values."""
 
-    __slots__ = ("_has_length", "_kept", "_length", "_plan")
+    __slots__ = ("_has_length", "_kept", "_length", "_plan", "numbers")
 
     def __init__(self, marked: ResponsePlan, marks: Marks, lengths: list[int]) -> None:
         self._plan = marked
+        self.numbers = frozenset(marks.numbers)
         self._kept = marks.find_in(marked.kept_head)
         self._length = lengths[0] if lengths else None
         # 204 and 304 may tell a length, and have no body.

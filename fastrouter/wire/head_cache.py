@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
+from fastrouter.wire.mold import Mold, Template
 from fastrouter.wire.template import Cut
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 MAX_KEPT_HEAD: Final = 8 * 1024
 # Heads noted as seen once; 64 bytes each.
@@ -27,13 +27,6 @@ LIMIT: Final = 24 * 1024 * 1024
 _OVERHEAD: Final = 1024
 # A template holds its text in pieces, up to four for a value; a line is at most one value.
 _TEMPLATE_LINE_WEIGHT: Final = 320
-
-
-class Template(Protocol[T_co]):
-    """What is known of all heads that differ only in some values."""
-
-    def fill(self, raw: bytes, values: list[bytes]) -> T_co | None:
-        """Return what ``parse`` would make of ``raw``, which was cut into ``values``; None: parse it."""
 
 
 class Templates(Protocol[T]):
@@ -136,6 +129,16 @@ class HeadCache(Generic[T]):
                     self.exact.keep(raw, value)
         return value
 
+    def mold(self, raw: bytes, before: Mold[T] | None) -> Mold[T] | None:
+        """Return the mold of a head that was just found by its template; ``before`` where it has none."""
+        cut = self._cut(raw)
+        template = self.templates.get(cut[0]) if cut is not None else None
+        if cut is None or template is None:
+            return before
+        if before is None:
+            return Mold(raw, template, cut[1], 0)
+        return before.next(raw, template, *cut)
+
     def get(self, raw: bytes) -> T:
         """Return the parsed head; raises what ``parse`` raises, and keeps no failure."""
         value = self.known(raw)
@@ -165,3 +168,23 @@ class HeadCache(Generic[T]):
         if self._cut_of[0] != raw:
             self._cut_of = (raw, self._templates.cut(raw))
         return self._cut_of[1]
+
+
+class Shapes(Generic[T]):
+    """A cache as one connection uses it: see ``wire.mold``."""
+
+    __slots__ = ("_heads", "_mold")
+
+    def __init__(self, heads: HeadCache[T]) -> None:
+        self._heads = heads
+        self._mold: Mold[T] | None = None
+
+    def recall(self, raw: bytes) -> T | None:
+        """Return what ``HeadCache.known`` does, sooner where the head has the shape of the last ones."""
+        mold = self._mold
+        value = mold.read(raw) if mold is not None else None
+        if value is None:
+            value = self._heads.known(raw)
+            if value is not None and not (mold is not None and mold.hopeless):
+                self._mold = self._heads.mold(raw, mold)
+        return value

@@ -57,6 +57,13 @@ def restore(key: bytes, values: Iterable[bytes]) -> bytes:
     return b"".join(pieces)
 
 
+def lengths_between(key: bytes) -> list[int]:
+    """Return how many bytes of a head stand before each of its values, and behind the one before it."""
+    pieces = [len(piece) for piece in key.split(_GAP)]
+    # Text, name, text, name, ...: see ``restore``.
+    return [text + name for text, name in zip(pieces[0::2], pieces[1::2], strict=False)]
+
+
 def places_of(key: bytes, name: bytes) -> list[int]:
     """Return which of the values are those of ``name`` (lower case)."""
     names = [piece[2:-2].lower() for piece in key.split(_GAP)[1::2]]
