@@ -13,6 +13,7 @@ class UpperTemplate:
 
     def __init__(self, key: bytes) -> None:
         self._start = key.upper() + b" "
+        self.numbers: frozenset[int] = frozenset()
 
     def fill(self, raw: bytes, values: list[bytes]) -> bytes | None:
         assert raw.endswith(b" " + values[0])
