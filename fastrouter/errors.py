@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+_UNAVAILABLE: Final = 503
+
 
 class Source(Enum):
     """Who is at fault: decides retries, and how an operator reads the number."""
@@ -37,6 +39,11 @@ class Cause:
     status: int
     reason: str
     detail: str
+
+    @property
+    def blames_sandbox(self) -> bool:
+        """Whether the sandbox failed or could not be reached; a router out of descriptors blames itself."""
+        return self.source in {Source.DIAL, Source.UPSTREAM} and self.status != _UNAVAILABLE
 
 
 def _client(status: int, reason: str, detail: str) -> Cause:

@@ -17,7 +17,6 @@ from fastrouter.errors import (
     UPSTREAM_TIMEOUT,
     MalformedMessageError,
     RouterError,
-    Source,
 )
 from fastrouter.exchange import Exchange
 from fastrouter.net.inbound import CLOSING, EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
@@ -38,8 +37,6 @@ _MAX_DRAIN: Final = 256 * 1024
 
 # nginx' number for a request whose client left before the answer: it is in the log only.
 _CLIENT_CLOSED: Final = 499
-
-_UPSTREAM: Final = frozenset({Source.DIAL, Source.UPSTREAM})
 
 _log = logging.getLogger(__name__)
 
@@ -237,7 +234,7 @@ class Downstream(Inbound):
     def _fail(self, error: RouterError, plan: RequestPlan, outcome: Outcome, *, keep: bool) -> bool:
         """Turn an error into a reply, or into truncation where a response has begun."""
         if outcome.status:
-            outcome.fail(error.cause.reason, upstreams=error.cause.source in _UPSTREAM)
+            outcome.fail(error.cause.reason, upstreams=error.cause.blames_sandbox)
             stalls = self.writing_paused and error.cause is UPSTREAM_TIMEOUT
             if self._exchange.ends_by_close or stalls:
                 self.reset()  # a FIN would be the clean end of such a body, or wait for a client that stalls
@@ -250,7 +247,7 @@ class Downstream(Inbound):
     def _reply(self, error: RouterError, plan: RequestPlan | None, outcome: Outcome, *, close: bool) -> None:
         cause = error.cause
         outcome.status = cause.status
-        outcome.fail(cause.reason, upstreams=cause.source in _UPSTREAM)
+        outcome.fail(cause.reason, upstreams=cause.blames_sandbox)
         sandbox = sandbox_of(plan)
         head_only = plan is not None and plan.method == b"HEAD"
         detail = error.detail(sandbox)
@@ -269,9 +266,12 @@ class Downstream(Inbound):
         if not outcome.status or (left and outcome.status != HTTPStatus.SWITCHING_PROTOCOLS):
             outcome.status = outcome.status or _CLIENT_CLOSED
             outcome.reason = outcome.reason or LEFT
-        self._accounts.settle(plan, outcome, now)
         self.phase = IDLE
         self.deadline = now + self._owner.settings.client_keepalive
+        try:
+            self._accounts.settle(plan, outcome, now)
+        except Exception:  # noqa: BLE001 - the boundary: what is told of a request never fails it
+            _log.exception("internal error in the account of a request", extra={"peer": self.peer})
 
     def _may_drain(self, plan: RequestPlan) -> bool:
         """Tell whether the end of the request is known and near enough to read up to it."""
@@ -314,6 +314,7 @@ class Downstream(Inbound):
             self.deadline = now + FLUSH_SECONDS
         elif now >= self.deadline:
             self.timed_out = True
+            self.at_rest = False  # what comes now begins nothing that the task would then cut off
             if self._task is None:
                 self.reset()
             else:
@@ -323,6 +324,7 @@ class Downstream(Inbound):
         """End an idle connection as if its time were over."""
         if self.phase is IDLE and self._task is not None and not self.buffer:
             self.timed_out = True
+            self.at_rest = False
             self.wake()
 
     @property

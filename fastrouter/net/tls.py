@@ -16,6 +16,9 @@ from typing import Any, Final, cast
 # reads.
 _ROOM: Final = memoryview(bytearray(256 * 1024))
 
+# How much goes into a BIO at once: it keeps the largest size that it ever had while its connection lives.
+_PIECE: Final = 32 * 1024
+
 # The longest record (RFC 8446 5.1): one read of the TLS object never gives more.
 _RECORD: Final = 16 * 1024
 
@@ -45,24 +48,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_begun",
-        "_below",
-        "_buffered",
-        "_closing",
-        "_deaf",
-        "_dropped",
-        "_end_waits",
-        "_established",
-        "_failed",
-        "_half_open",
-        "_incoming",
-        "_loop",
-        "_outgoing",
-        "_paused",
-        "_protocol",
-        "_said_end",
-        "_tls",
-        "_waiting",
+        *("_begun", "_below", "_buffered", "_closing", "_deaf", "_dropped"),
+        *("_end_waits", "_established", "_failed", "_half_open", "_incoming", "_loop"),
+        *("_outgoing", "_paused", "_protocol", "_said_end", "_tls", "_waiting"),
     )
 
     def __init__(
@@ -113,7 +101,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._deaf:
             self._drop(nbytes)
             return
-        self._incoming.write(_ROOM[:nbytes])
+        for start in range(0, nbytes, _PIECE):
+            self._take(_ROOM[start : min(start + _PIECE, nbytes)])
+
+    def _take(self, piece: memoryview) -> None:
+        if self._deaf:  # since the piece before
+            return
+        self._incoming.write(piece)
         if self._established or self._shake_hands():
             self._deliver()
 
@@ -190,12 +184,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if not self._established:
             self._waiting += b"".join(list_of_data)
             return
+        sealed: list[bytes] = []
         try:
             for data in list_of_data:
-                self._encrypt(data)
+                self._encrypt(data, sealed)
         except ssl.SSLError:
             self.abort()
-        self._flush()
+        if not self.is_closing():
+            self._below.writelines(sealed)
 
     def get_write_buffer_size(self) -> int:
         """Return the number of bytes that TCP has not taken, and those that wait for the handshake."""
@@ -337,13 +333,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._incoming.write(unread)
         self._flush()
 
-    def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
-        # The TLS object takes one record at a time.
-        done = self._tls.write(data) if data else 0
-        if done < len(data):
-            rest = memoryview(data)
-            while done < len(rest):
-                done += self._tls.write(rest[done : done + _RECORD])
+    def _encrypt(self, data: bytes | bytearray | memoryview, sealed: list[bytes]) -> None:
+        """Add the ciphertext of some bytes to ``sealed``, a piece at a time: see ``buffer_updated``."""
+        rest = memoryview(data)
+        done = 0
+        while done < len(rest):
+            done += self._tls.write(rest[done : done + _PIECE])
+            sealed.append(self._outgoing.read())
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self.is_closing():

@@ -62,7 +62,8 @@ class RequestPlan:
     log_subject: str
     """The members of the access line that name the request: JSON, escaped, without braces."""
     counted: tuple[str, str]
-    """Method and namespace, as metrics know them: ``OTHER`` and ``NONE`` among them."""
+    """Method and namespace, as metrics know them: ``OTHER`` and ``NONE`` among them; ``@`` before a namespace
+    tells that the sandbox is reached by an address."""
     request_id: bytes
     """The ``X-Request-ID`` that the client gave it; empty: the router gives it one."""
     traceparent: bytes
@@ -188,7 +189,8 @@ def plan_response(raw: bytes) -> ResponsePlan:
         kept_head=rewrite.response_head(head, http11=True, close=False),
         is_final=not head.informational,
         length=-1 if known is CHUNKED or known is UNTIL_CLOSE else known.length,
-        has_request_id=any(name == REQUEST_ID for name, _, _ in head.fields),
+        has_request_id=any(name == REQUEST_ID and value for name, _, value in head.fields)
+        and REQUEST_ID not in head.options,
     )
 
 
@@ -229,4 +231,7 @@ def _log_subject(method: bytes, path: bytes, target: Target | None) -> str:
 
 def _counted(method: bytes, target: Target | RouterError) -> tuple[str, str]:
     name = method.decode("ascii") if method in _METHODS else OTHER
-    return name, target.key.namespace if isinstance(target, Target) else NONE
+    if not isinstance(target, Target):
+        return name, NONE
+    # No DNS has confirmed a namespace beside an address: a client may have invented it.
+    return name, ("" if target.key.endswith("/") else "@") + target.key.namespace

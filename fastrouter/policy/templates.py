@@ -51,10 +51,13 @@ class RequestTemplates:
         if marks is None:
             return None
         try:
-            marked = plan_request(restore(key, marks.values), self._rules)
+            # A mark is longer than any body may be: `fill` compares the real length.
+            marked = plan_request(restore(key, marks.values), self._rules._replace(longest_body=0))
         except MalformedMessageError:
             return None  # its lengths agree with each other, not with a mark; or it is too long with marks
         template = RequestTemplate(marked, marks, key, self._rules)
+        if template.names(marks.values) != (marked.request_id, marked.traceparent):
+            return None  # of several spellings, the router reads one that is no value here
         return template if template.fill(b"", values) == plan else None
 
 
@@ -86,6 +89,14 @@ class RequestTemplate:
         self._id = _only(places_of(key, REQUEST_ID)) if rules.request_ids else None
         self._longest_timeout = rules.longest_timeout
         self._longest_body = rules.longest_body
+
+    def names(self, values: list[bytes]) -> tuple[bytes, bytes]:
+        """Return the id and the trace of one head."""
+        plan = self._plan
+        return (
+            plan.request_id if self._id is None else values[self._id],
+            plan.traceparent if self._trace is None else values[self._trace],
+        )
 
     def fill(self, raw: bytes, values: list[bytes]) -> RequestPlan | None:
         """Return the plan of one head; None where its values need a closer look."""

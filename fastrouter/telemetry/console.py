@@ -40,7 +40,13 @@ def log_line(told: dict[str, Any]) -> str:
 
 
 def _named(told: dict[str, Any], known: frozenset[str]) -> list[str]:
-    return [f"{name}={_plain(value)}" for name, value in told.items() if name not in known]
+    return [f"{name}={_quoted(value)}" for name, value in told.items() if name not in known]
+
+
+def _quoted(value: object) -> str:
+    """Return a member's value such that it holds no other member."""
+    text = _plain(value)
+    return json.dumps(text) if text is value and set(text) & set(' ="') else text
 
 
 def _clock(stamp: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from fastrouter.telemetry.families import DURATIONS, SHORT_DURATIONS
-from fastrouter.telemetry.snapshot import MAX_FAILURES, Failure, Histogram, Snapshot
+from fastrouter.telemetry.snapshot import MAX_FAILURES, Failure, Histogram, Labels, Snapshot
 
 if TYPE_CHECKING:
     from fastrouter.telemetry.outcome import Outcome
@@ -24,6 +25,11 @@ OTHER: Final = "other"
 # memory here and in Prometheus. A namespace gets a name of its own once a sandbox in it was reached.
 MAX_NAMESPACES: Final = 200
 MAX_SERIES: Final = 5000
+ADDRESSED: Final = "@"
+"""Before a namespace whose sandboxes are reached by an address: no DNS has confirmed it, so half of the names
+are out of its reach."""
+# A code up to here is a class: 2 stands for 2xx.
+_CLASSES: Final = 9
 _CODES: Final = frozenset(int(status) for status in HTTPStatus) | {499}
 _DENIALS: Final = frozenset({"missing_token", "invalid_token"})
 
@@ -134,7 +140,7 @@ class Metrics:
             self.errors[key] = self.errors.get(key, 0) + 1
         else:
             self.rejected[reason] = self.rejected.get(reason, 0) + 1
-        self.failures.append(Failure(now, method, sandbox_id, namespace, outcome.status, reason))
+        self.failures.append(Failure(now, method, sandbox_id, _plain(namespace), outcome.status, reason))
 
     def looked_up(self, outcome: str, seconds: float) -> None:
         """Count a question to a DNS server."""
@@ -156,6 +162,10 @@ class Metrics:
             return namespace
         if not outcome.upstream or len(known) >= MAX_NAMESPACES:
             return OTHER
+        if namespace.startswith(ADDRESSED):
+            addressed = sum(name.startswith(ADDRESSED) for name in known)
+            if addressed >= MAX_NAMESPACES // 2:
+                return OTHER
         known.add(namespace)
         return namespace
 
@@ -168,11 +178,13 @@ class Metrics:
     def tell(self, snapshot: Snapshot) -> None:
         """Put all of it into a snapshot."""
         values = snapshot.values
-        values["requests"] = {
-            (method, str(code) if code > 9 else f"{code}xx", namespace): count  # noqa: PLR2004 - a class, not a code
+        values["requests"] = _added(
+            ((method, str(code) if code > _CLASSES else f"{code}xx", _plain(namespace)), count)
             for ((method, namespace), code), count in self._requests.items()
-        }
-        values["upstream_errors"] = {key: float(count) for key, count in self.errors.items()}
+        )
+        values["upstream_errors"] = _added(
+            ((_plain(namespace), reason), count) for (namespace, reason), count in self.errors.items()
+        )
         values["rejected"] = {(reason,): float(count) for reason, count in self.rejected.items()}
         denied = sum(count for reason, count in self.rejected.items() if reason in _DENIALS)
         values["authz_decisions"] = {("allowed",): self.allowed, ("denied",): denied}
@@ -187,3 +199,15 @@ class Metrics:
             "event_loop_lag_seconds": self.lag.histogram(),
         }
         snapshot.failures = list(self.failures)
+
+
+def _plain(namespace: str) -> str:
+    return namespace.removeprefix(ADDRESSED)
+
+
+def _added(rows: Iterable[tuple[Labels, int]]) -> dict[Labels, float]:
+    """Return rows with those of one name added up: a namespace may be reached in both ways."""
+    whole: dict[Labels, float] = {}
+    for labels, count in rows:
+        whole[labels] = whole.get(labels, 0.0) + count
+    return whole

@@ -6,6 +6,7 @@ end from what the router knows by then: nothing is recorded on the way.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 if TYPE_CHECKING:
     from fastrouter.telemetry.outcome import Outcome
+
+# It warns of each malformed tracestate, which clients choose: a flood of them would push out access lines.
+logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
 
 _W3C: Final = TraceContextTextMapPropagator()
 # OpenTelemetry's conventions call the server's span of a 5xx an error, and no other.
@@ -81,7 +85,8 @@ class Tracer:
         if outcome.upstream:
             span.set_attribute("server.address", outcome.upstream)
             span.set_attribute("connection.reused", outcome.reused)
-            span.add_event("first_byte", timestamp=self._at(outcome.first_byte or now))
+            if outcome.first_byte or not outcome.reason:
+                span.add_event("first_byte", timestamp=self._at(outcome.first_byte or now))
             told = {"bytes_in": outcome.bytes_in, "bytes_out": outcome.bytes_out}
             span.add_event("transfer", told, self._at(now))
         if outcome.reason:

@@ -85,7 +85,8 @@ class Generations(Generic[T]):
 
     def keep(self, key: bytes, value: T) -> None:
         """Keep ``value``, which is not None."""
-        weight = 2 * len(key) + self._line_weight * key.count(b"\n") + _OVERHEAD
+        # The head itself, and what is kept of it for the other side: with ids and trusted proxies, thrice.
+        weight = 4 * len(key) + self._line_weight * key.count(b"\n") + _OVERHEAD
         self._weight += weight
         if self._weight > self._limit:
             self.old = self.young
