@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from fastrouter import errors
@@ -115,3 +117,10 @@ def test_an_error_that_is_raised_again_says_the_same_and_carries_no_old_tracebac
     assert fresh is not first
     assert (fresh.cause, fresh.note, fresh.detail("")) == (first.cause, "twice", first.detail(""))
     assert fresh.__traceback__ is None
+
+
+def test_a_dial_without_a_descriptor_does_not_blame_the_sandbox() -> None:
+    assert errors.CONNECT_REFUSED.blames_sandbox
+    assert errors.UPSTREAM_TIMEOUT.blames_sandbox
+    assert not errors.INVALID_TOKEN.blames_sandbox
+    assert not dataclasses.replace(errors.OVERLOADED, source=errors.Source.DIAL).blames_sandbox

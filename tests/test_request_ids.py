@@ -85,6 +85,12 @@ async def test_a_sandbox_that_tells_an_id_is_not_corrected(router: Stage) -> Non
     assert await exchange(await router.client(), request(box)) == "mine"
 
 
+@pytest.mark.parametrize("lines", [(b"X-Request-ID: abc", b"Connection: x-request-id")])
+async def test_an_id_of_the_sandbox_that_stops_here_is_none(router: Stage, lines: tuple[bytes, ...]) -> None:
+    box = await router.sandbox(always(ok(b"ok", *lines)))
+    assert await exchange(await router.client(), request(box, b"X-Request-ID: mine")) == "mine"
+
+
 @pytest.mark.parametrize(
     "answer",
     [

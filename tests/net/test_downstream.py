@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from fastrouter.accounts import Accounts
 from fastrouter.net.connection import MAX_UNREAD
 from fastrouter.net.downstream import Downstream
 from fastrouter.net.inbound import Phase
@@ -323,12 +324,30 @@ class TestInternalErrors:
         assert record.exc_info is not None
         assert isinstance(record.exc_info[1], ZeroDivisionError)
 
+    async def test_what_is_told_of_a_request_never_fails_it(
+        self, router: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(*_facts: object) -> None:
+            raise ZeroDivisionError("a bug")
+
+        box = await router.sandbox(always(ok()))
+        client = await router.client()
+        monkeypatch.setattr(Accounts, "settle", broken)
+        for _ in range(4):  # the last ones without the task
+            await client.send(request(box))
+            assert (await client.response())[1] == b"ok"
+        assert only_connection(router).phase is Phase.IDLE
+        assert len(caplog.records) == 4
+        assert router.server.pool.counters.in_use == 0
+
     async def test_it_reaches_no_other_client(self, router: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         box = await router.sandbox(always(ok()))
         reuse = router.server.pool.reuse
         key = PoolKey("broken", "default", box.port)
         monkeypatch.setattr(
-            router.server.pool, "reuse", lambda target: reuse(target) if target.key != key else 1 / 0
+            router.server.pool,
+            "reuse",
+            lambda target, *now: reuse(target, *now) if target.key != key else 1 / 0,
         )
         bad, good = await router.client(), await router.client()
         await bad.send(request(box, name=b"broken"))

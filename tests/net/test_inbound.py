@@ -38,6 +38,20 @@ def only_connection(router: Stage) -> Downstream:
 
 
 class TestDeadlines:
+    async def test_a_request_that_comes_with_the_end_of_the_idle_time_begins_nothing(self) -> None:
+        async with stage() as router:
+            box = await router.sandbox(always(ok()))
+            client = await router.client()
+            for _ in range(3):
+                await client.send(request(box))
+                await client.response()
+            (side,) = router.server.connections
+            sent = len(box.received)
+            side.tick(side.deadline + 1)
+            side.data_received(request(box))
+            assert await client.error() == (408, "Timed out reading the request.", "request_timeout")
+            assert len(box.received) == sent
+
     async def test_a_head_that_came_in_part_is_a_408(self) -> None:
         async with stage(request_head_timeout=0.3) as router:
             client = await router.client()

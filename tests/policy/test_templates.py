@@ -136,3 +136,27 @@ class TestResponse:
     )
     def test_others_are_planned_each_time(self, status: bytes, lines: tuple[bytes, ...]) -> None:
         assert learn_response(*lines, status=status) is None
+
+
+class TestLimits:
+    def test_a_limit_of_bodies_leaves_templates_in_use(self) -> None:
+        template = learn(b"Content-Length: 5", b"X-Request-ID: a", rules=Rules(longest_body=100))
+        assert template is not None
+        raw = request(b"Content-Length: 7", b"X-Request-ID: b")
+        assert template.fill(raw, [b"7", b"b"]) == plan_request(raw, Rules(longest_body=100))
+        assert template.fill(raw, [b"101", b"b"]) is None
+
+
+class TestIds:
+    RULES = Rules(request_ids=True)
+
+    def test_an_id_that_is_no_value_here_makes_no_template(self) -> None:
+        # The first one, without a space, stays in the key; the router reads it, whatever the second one says.
+        assert learn(b"X-Request-ID:same", b"X-Request-ID: same", rules=self.RULES) is None
+
+    def test_an_id_is_read_from_its_place(self) -> None:
+        template = learn(b"X-Request-ID: a", b"traceparent: b", rules=self.RULES)
+        assert template is not None
+        plan = template.fill(b"", [b"c", b"d"])
+        assert plan is not None
+        assert (plan.request_id, plan.traceparent) == (b"c", b"d")

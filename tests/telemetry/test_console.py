@@ -68,3 +68,8 @@ def test_a_traceback_stands_below_and_cannot_be_a_line() -> None:
     assert first == "14:30:01.123 error   internal error"
     assert below[0] == "    T:"
     assert all(line.startswith("    ") and line.isascii() and line.isprintable() for line in below)
+
+
+def test_no_id_forges_a_member() -> None:
+    line = access_line(json.dumps(LINE | {"request_id": "x error=upstream_closed trace_id=1"}))
+    assert line.endswith(' request_id="x error=upstream_closed trace_id=1"\n')

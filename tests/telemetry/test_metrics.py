@@ -167,3 +167,26 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
     metrics.record(GET, outcome(), 0.1)
     assert sum(snapshot.histograms["request_duration_seconds"].counts) == 0
     assert snapshot.values["requests"] == {}
+
+
+def test_namespaces_beside_addresses_leave_half_of_the_names_to_those_that_dns_knows() -> None:
+    metrics = Metrics()
+    for number in range(MAX_NAMESPACES * 2):
+        metrics.record(("GET", f"@junk{number}"), outcome(), 0.1)
+    metrics.record(("GET", "prod"), outcome(), 0.1)
+    rows = requests(metrics)
+    assert rows["GET", "200", "prod"] == 1
+    assert len(rows) == MAX_NAMESPACES // 2 + 2
+
+
+def test_a_namespace_is_one_however_its_sandboxes_are_reached() -> None:
+    metrics = Metrics()
+    for namespace in ("team", "@team"):
+        metrics.record(("GET", namespace), outcome(), 0.1)
+        metrics.failed(
+            ("GET", namespace), outcome(502, reason="upstream_closed", is_upstreams=True), 1.0, "box"
+        )
+    snapshot = told(metrics)
+    assert snapshot.values["requests"] == {("GET", "200", "team"): 2}
+    assert snapshot.values["upstream_errors"] == {("team", "upstream_closed"): 2}
+    assert {failure.namespace for failure in snapshot.failures} == {"team"}

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from fastrouter.telemetry.tracing import Tracer
 from tests.otlp import Receiver, attributes, receiver
-from tests.support import Stage, always, eventually, ok, request, stage
+from tests.support import Stage, Visit, always, eventually, ok, request, stage
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -136,3 +136,44 @@ async def test_off_the_clients_fields_pass_as_they_are() -> None:
         await client.response()
     assert fields(box.received, "traceparent") == ["forged"]
     assert fields(box.received, "tracestate") == ["a=1, b=2"]
+
+
+async def test_what_a_client_names_its_request_is_cut_in_a_span(collector: Receiver) -> None:
+    async with traced(collector, request_id=True) as router:
+        box = await router.sandbox(always(ok()))
+        client = await router.client()
+        for given in (b"\xe4" * 5000, b"a"):
+            await client.send(request(box, b"X-Request-ID: " + given))
+            await client.response()
+        await eventually(lambda: router.server.metrics.requests == 2)
+    long, short = (str(attributes(span)["http.request_id"]) for span in sorted_by_start(collector.spans))
+    assert (len(long), short) == (256, "a")
+
+
+async def test_a_flood_of_malformed_tracestates_is_no_flood_of_lines(
+    collector: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with traced(collector) as router:
+        box = await router.sandbox(always(ok()))
+        client = await router.client()
+        await client.send(
+            request(box, b"traceparent: 00-%b-%b-01" % (TRACE.encode(), PARENT.encode()), b"tracestate: @@@")
+        )
+        await client.response()
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
+
+
+async def test_a_sandbox_that_says_nothing_has_no_first_byte(collector: Receiver) -> None:
+    async def silent(visit: Visit) -> None:
+        await visit.gone()
+
+    async with traced(collector, proxy_timeout=0.3) as router:
+        box = await router.sandbox(silent)
+        client = await router.client()
+        await client.send(request(box))
+        assert (await client.error())[0] == 504
+    assert "first_byte" not in names(collector.spans[0])
+
+
+def sorted_by_start(spans: list[Span]) -> list[Span]:
+    return sorted(spans, key=lambda span: span.start_time_unix_nano)
