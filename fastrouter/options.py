@@ -78,7 +78,7 @@ def _choice(field: str, choices: tuple[str, ...], text: str, variable: str) -> O
 
 GROUPS: Final = {
     "listening": (
-        Option("host", str, "Address to listen on."),
+        Option("host", parsers.host, "Address to listen on."),
         Option("port", parsers.port, "Port to listen on; 0 takes a free one."),
         Option(
             "https_port",
@@ -271,14 +271,14 @@ GROUPS: Final = {
     "TLS": (
         Option(
             "tls_cert_file",
-            str,
+            parsers.file,
             "Certificate chain, PEM; with it, HTTPS is served.",
             variable="TLS_CERT_FILE",
         ),
-        Option("tls_key_file", str, "The certificate's key, PEM.", variable="TLS_KEY_FILE"),
+        Option("tls_key_file", parsers.file, "The certificate's key, PEM.", variable="TLS_KEY_FILE"),
         Option(
             "tls_client_ca_file",
-            str,
+            parsers.file,
             "Authorities of client certificates, PEM; `MTLS_MODE` needs it.",
             variable="TLS_CLIENT_CA_FILE",
         ),

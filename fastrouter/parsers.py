@@ -45,6 +45,22 @@ def port(text: str) -> int:
     return number
 
 
+def host(text: str) -> str:
+    """Read an address or a name to listen on."""
+    try:
+        text.encode("idna")
+    except UnicodeError as error:
+        raise ValueError("neither an address nor a name") from error
+    return text
+
+
+def file(text: str) -> str:
+    """Read the name of a file."""
+    if "\0" in text:
+        raise ValueError("not the name of a file")
+    return text
+
+
 def port_or_off(text: str) -> int | None:
     """Read a TCP port, or ``off``: None."""
     return None if text.strip().lower() == "off" else port(text)

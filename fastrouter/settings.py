@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Final
 
@@ -16,6 +17,9 @@ UNCONFIGURED: Final = (
     "ALLOW_UNAUTHENTICATED_ROUTER=true where something else keeps strangers out. "
     "Until then X-Sandbox-Pod-IP is ignored."
 )
+
+
+_PASSWORD: Final = re.compile(r"(?<=//)[^/@]*@")
 
 
 class SettingsError(Exception):
@@ -75,6 +79,7 @@ class Settings:
     def shown(self) -> dict[str, object]:
         """Return the settings for the log: the token is not in it, only that there is one."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["otel_endpoint"] = _PASSWORD.sub("***@", self.otel_endpoint)
         values["auth_token"] = "***" if self.auth_token else ""
         values["trusted_proxies"] = [str(network) for network in self.trusted_proxies]
         return values

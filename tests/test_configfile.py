@@ -163,6 +163,8 @@ COUNT = st.integers(0, 10**15 - 1).map(str)
 TEXTS: dict[Any, st.SearchStrategy[str]] = {
     str: TEXT,
     str.strip: TEXT,
+    parsers.host: LABEL,
+    parsers.file: TEXT.filter(lambda text: "\0" not in text),
     parsers.count: COUNT,
     parsers.port: st.integers(0, 65535).map(str),
     parsers.port_or_off: st.integers(0, 65535).map(str) | st.just("off"),
@@ -198,7 +200,7 @@ def complete(environ: dict[str, str]) -> dict[str, str]:
 
 
 class TestTheWayBack:
-    @given(ENVIRONS.map(complete), TEXT, st.integers(0, 65535))
+    @given(ENVIRONS.map(complete), LABEL, st.integers(0, 65535))
     def test_what_is_written_reads_as_the_same_settings(
         self, environ: dict[str, str], host: str, port: int
     ) -> None:
@@ -212,12 +214,12 @@ class TestTheWayBack:
         assert set(yaml.safe_load(text)) == {option.key for option in OPTIONS if not option.secret}
 
     @pytest.mark.parametrize(
-        "host", ["a\nb", "a\n", " \n ", "a # b", "a: b", "...", "off", "~", "1", "'\"", "\udc80\x85"]
+        "endpoint", ["a\nb", "a\n", " \n ", "a # b", "a: b", "...", "off", "~", "1", "'\"", "\udc80\x85"]
     )
-    def test_odd_texts_stay_on_their_line(self, host: str) -> None:
-        text = write(Settings(host=host), {"host": "flag"})
+    def test_odd_texts_stay_on_their_line(self, endpoint: str) -> None:
+        text = write(Settings(otel_endpoint=endpoint), {"otel_endpoint": "flag"})
         assert text.count("\n") == write(Settings(), {}).count("\n")
-        assert values_of(text)["host"] == host
+        assert values_of(text)["otel_endpoint"] == endpoint
 
     def test_each_line_tells_where_its_value_came_from(self) -> None:
         effective = explain(

@@ -376,3 +376,30 @@ class TestMeanwhile:
             await client.send(request(box))
             assert (await client.response())[1] == expected
         assert len(box.visits) == 2
+
+
+async def test_the_back_pressure_of_a_request_ends_with_its_exchange() -> None:
+    # The sandbox's answer may be read before the event loop tells that the sandbox took the last of the upload.
+    may_answer = asyncio.Event()
+
+    async def handle(visit: Visit) -> None:
+        for number in range(4):
+            await visit.head()
+            if number == 2:
+                await may_answer.wait()
+            await visit.send(ok())
+
+    async with stage() as router:
+        box = await router.sandbox(handle)
+        client = await router.client()
+        for _ in range(2):
+            await client.send(request(box))
+            await client.response()
+        (side,) = router.server.connections
+        await client.send(request(box))
+        await eventually(lambda: router.server.pool.counters.reused == 2)
+        side.pause_reading()
+        may_answer.set()
+        await client.response()
+        await client.send(request(box))
+        await client.response()

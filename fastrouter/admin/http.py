@@ -30,7 +30,7 @@ _WRITE_SECONDS: Final = 5.0
 
 # With every place taken, whoever has been silent for this long loses theirs to a newcomer: silent strangers
 # must not keep the kubelet out, which would restart the pod.
-_PATIENCE_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 0.05
 
 # After the answer, how long and how much is still read: closing with unread bytes makes the kernel send RST,
 # and the client may never see the answer (RFC 9112 9.6).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import TYPE_CHECKING, Final
@@ -13,9 +14,32 @@ from fastrouter.telemetry.snapshot import merged
 
 if TYPE_CHECKING:
     from fastrouter.admin.source import Source
+    from fastrouter.telemetry.snapshot import Snapshot
     from fastrouter.wire.heads import RequestHead
 
+_SHARED_SECONDS: Final = 0.5
 _JSON: Final = "application/json"
+
+
+class Shared:
+    """A source whose numbers all who ask within half a second share: to gather 5,000 series takes 20 ms."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._until = 0.0
+        self._asking: asyncio.Task[list[Snapshot]] | None = None
+
+    async def snapshots(self) -> list[Snapshot]:
+        """Return what the source tells, or told just now."""
+        loop = asyncio.get_running_loop()
+        if self._asking is None or loop.time() >= self._until:
+            self._until = loop.time() + _SHARED_SECONDS
+            self._asking = loop.create_task(self._source.snapshots())
+        return await asyncio.shield(self._asking)
+
+    async def unready(self) -> list[str]:
+        """Return what the source says now."""
+        return await self._source.unready()
 
 
 def routes_for_health(source: Source) -> dict[bytes, Route]:

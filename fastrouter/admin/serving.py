@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from fastrouter.admin.http import AdminServer, Route
-from fastrouter.admin.pages import routes_for_health, routes_for_metrics
+from fastrouter.admin.pages import Shared, routes_for_health, routes_for_metrics
 
 if TYPE_CHECKING:
     from fastrouter.admin.source import Source
@@ -27,10 +27,11 @@ async def serving(settings: Settings, source: Source) -> AsyncIterator[dict[str,
     """
     async with AsyncExitStack() as stack:
         servers: dict[str, AdminServer] = {}
+        shared = Shared(source)
         for port, names in _ports(settings):
             routes: dict[bytes, Route] = {}
             for name in names:
-                routes |= _ROUTES[name](source)
+                routes |= _ROUTES[name](shared)
             server = AdminServer(settings.host, port, routes)
             await server.start()
             stack.push_async_callback(server.close)

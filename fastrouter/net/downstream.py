@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from fastrouter.telemetry.outcome import Outcome
     from fastrouter.wire.head_cache import HeadCache
 
-# How much of a request body is read and thrown away to save the connection, when the answer did not wait
-# for it; a longer rest costs more than a new connection.
+# How much of a request body that the answer did not wait for is read: more costs more than a new connection.
 _MAX_DRAIN: Final = 256 * 1024
 
 # nginx' number for a request whose client left before the answer: it is in the log only.
@@ -112,6 +111,8 @@ class Downstream(Inbound):
         """Account for an exchange that ended without the task, and wait for the next one."""
         self._account(plan, outcome)
         self.at_rest = keep and not self.buffer and not self.writing_paused
+        if self.reading_paused:  # for the sandbox's sake, which has answered: the next request may come
+            self.resume_reading()
         if not keep:
             self.phase = CLOSING
         if not self.at_rest:
@@ -203,7 +204,7 @@ class Downstream(Inbound):
     async def _answer(self, plan: RequestPlan, outcome: Outcome, *, begun: bool = False) -> bool:
         owner, exchange = self._owner, self._exchange
         self.phase = EXCHANGE
-        keep = plan.keep_alive and not owner.shutting_down
+        keep = plan.keep_alive and not (owner.shutting_down or exchange.is_last)
         try:
             if begun:
                 keep = await exchange.resume()
@@ -239,7 +240,7 @@ class Downstream(Inbound):
             if self._exchange.ends_by_close or stalls:
                 self.reset()  # a FIN would be the clean end of such a body, or wait for a client that stalls
             return False  # an unfinished body, then the end of the connection: truncation
-        keep = keep and not self._owner.shutting_down
+        keep = keep and not (self._owner.shutting_down or self._exchange.is_last)
         keep = keep and error.cause is not REQUEST_TIMEOUT and self._may_drain(plan)
         self._reply(error, plan, outcome, close=not keep)
         return keep

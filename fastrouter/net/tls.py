@@ -29,6 +29,11 @@ _MAX_DROPPED: Final = 1024 * 1024
 # A handshake that the client has begun: in `get_extra_info`, for who waits for what is under way.
 HANDSHAKING: Final = "handshaking"
 
+# How much may come without a byte for the protocol, and be answered by TLS itself: a client that asks for new
+# keys again and again (RFC 8446 4.6.3) would hold up the loop, and fill the memory with answers.
+_MOST_BARREN: Final = 64 * 1024
+_MOST_ANSWERED: Final = 4 * 1024
+
 _NOBODY: Final = asyncio.Protocol()
 
 
@@ -48,7 +53,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        *("_begun", "_below", "_buffered", "_closing", "_deaf", "_dropped"),
+        *("_answered", "_barren", "_begun", "_below", "_buffered", "_closing", "_deaf", "_dropped"),
         *("_end_waits", "_established", "_failed", "_half_open", "_incoming", "_loop"),
         *("_outgoing", "_paused", "_protocol", "_said_end", "_tls", "_waiting"),
     )
@@ -71,21 +76,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._buffered: asyncio.BufferedProtocol | None
         self.set_protocol(protocol)
         self._waiting = b""
-        self._end_waits = False
-        self._begun = False
-        self._established = False
-        self._paused = False
+        self._begun = self._established = self._paused = self._half_open = False
+        self._said_end = self._end_waits = self._closing = False
         self._deaf = False
         """Set when nothing more is passed on: after close_notify, a failure, or the end."""
-        self._half_open = False
-        self._said_end = False
-        self._closing = False
-        self._dropped = 0
+        self._dropped = self._barren = self._answered = 0
 
     def __repr__(self) -> str:
         return f"<TlsTransport {self._tls.version() if self._established else 'handshake'}>"
-
-    # The protocol of the TCP transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the TCP transport; the client begins the handshake."""
@@ -105,11 +103,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._take(_ROOM[start : min(start + _PIECE, nbytes)])
 
     def _take(self, piece: memoryview) -> None:
-        if self._deaf:  # since the piece before
+        if self._deaf or self._closing:  # since the piece before
             return
         self._incoming.write(piece)
         if self._established or self._shake_hands():
-            self._deliver()
+            self._barren += len(piece)
+            self._answered += self._deliver()
+            if self._answered > _MOST_ANSWERED or (self._barren > _MOST_BARREN and not self._paused):
+                self.abort()
 
     def eof_received(self) -> bool:
         """Take TCP's end: nothing new after close_notify, else the connection broke."""
@@ -226,8 +227,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._closing = True
         self._below.abort()
 
-    # Between the two.
-
     def _shake_hands(self) -> bool:
         """Go on with the handshake; return whether it is done."""
         self._begun = True
@@ -272,16 +271,18 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if not self._paused and not self.is_closing():
             self._below.resume_reading()
 
-    def _deliver(self) -> None:
-        """Decrypt and pass on, record by record, until the protocol has enough."""
+    def _deliver(self) -> int:
+        """Decrypt and pass on, until the protocol has enough; return how much TLS itself has to answer."""
         more = True
         while more and not (self._paused or self._closing) and self._unread():
             try:
                 more = self._fill(self._buffered) if self._buffered else self._pass()
             except ssl.SSLError:  # no record of this connection: somebody changed it on its way
                 self.abort()
-                return
-        self._flush()  # answers to the peer's updates of keys
+                return 0
+        answered = self._outgoing.pending  # to the peer's updates of keys
+        self._flush()
+        return answered
 
     def _pass(self) -> bool:
         """Pass one record on; return whether there may be more."""
@@ -290,6 +291,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         except ssl.SSLWantReadError:
             return False
         if data:
+            self._barren = 0
             self._protocol.data_received(data)
         else:
             self._end()
@@ -308,6 +310,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         except ssl.SSLWantReadError:
             more = False
         if filled:
+            self._barren = 0
             protocol.buffer_updated(filled)
         if not some:
             self._end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -12,8 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from fastrouter.admin.http import AdminServer
-from fastrouter.admin.pages import routes_for_health, routes_for_metrics
-from fastrouter.telemetry.snapshot import empty
+from fastrouter.admin.pages import Shared, routes_for_health, routes_for_metrics
+from fastrouter.telemetry.snapshot import Snapshot, empty
 from tests.admin.asking import Told, ask
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -108,3 +109,23 @@ class TestMetrics:
         told.all = []
         answer = await ask(address, "/metrics")
         assert (answer.status, answer.body) == (503, b"No worker process answers.\n")
+
+
+async def test_all_who_ask_at_once_share_one_look() -> None:
+    class Counting(Told):
+        looks = 0
+
+        async def snapshots(self) -> list[Snapshot]:
+            self.looks += 1
+            await asyncio.sleep(0)
+            return await super().snapshots()
+
+    source = Counting()
+    shared = Shared(source)
+    first, *others = await asyncio.gather(*(shared.snapshots() for _ in range(10)))
+    assert all(other is first for other in others)
+    assert source.looks == 1
+    shared._until = 0.0  # half a second later
+    await shared.snapshots()
+    assert source.looks == 2
+    assert await shared.unready() == source.reasons

@@ -306,6 +306,18 @@ async def mute(visit: Visit) -> None:
     await visit.gone()
 
 
+async def test_who_is_told_to_finish_ends_with_any_answer(router: Stage) -> None:
+    for asked in (b"GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n", request(1, name=b"nobody")):
+        client = await router.client()
+        await client.send(asked)
+        await client.response()
+        for side in router.server.connections:
+            side.finish()
+        await client.send(asked)
+        assert b"\r\nConnection: close\r\n" in await client.rest()
+        await eventually(lambda: not router.server.connections)
+
+
 class TestInternalErrors:
     async def test_a_bug_is_a_500_with_its_traceback_in_the_log(
         self, router: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

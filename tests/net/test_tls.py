@@ -356,3 +356,31 @@ async def test_the_end_lets_go_of_the_protocol() -> None:
     link.tls.resume_reading()
     link.tls.close()
     assert link.below.log == []
+
+
+class Barren:
+    """Stands for a TLS object whose peer sends records without a byte: updates of keys, which no client here
+    can be made to send. ``answers``: what each piece makes TLS say by itself."""
+
+    def __init__(self, outgoing: ssl.MemoryBIO, answers: bytes) -> None:
+        self._outgoing = outgoing
+        self._answers = answers
+
+    def read(self, *_: object) -> bytes:
+        self._outgoing.write(self._answers)
+        raise ssl.SSLWantReadError
+
+    def version(self) -> str:
+        return "TLSv1.3"
+
+
+@pytest.mark.parametrize(("answers", "pieces"), [(b"", 3), (b"x" * 3000, 2)])
+async def test_a_client_that_says_nothing_in_many_records_is_cut_off(answers: bytes, pieces: int) -> None:
+    link = Link(Above()).shake()
+    link.tls._tls = cast(ssl.SSLObject, Barren(link.tls._outgoing, answers))
+    for _ in range(pieces - 1):
+        link.to_router(b"\0" * 30_000)
+        link.tls._incoming.read()
+    assert "abort" not in link.below.log
+    link.to_router(b"\0" * 30_000)
+    assert link.below.log == ["abort"]
