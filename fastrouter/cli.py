@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastrouter import arguments, completion, config, configfile, options, probe, settings, supervisor
+from fastrouter import arguments, completion, config, configfile, options, probe, settings, supervisor, tls
 from fastrouter.telemetry import logs
 
 _USAGE_ERROR = 2
@@ -81,7 +81,12 @@ def _demo(effective: settings.Settings) -> int:
 
 
 def _check(read: Callable[[], config.Effective], _: Mapping[str, Any]) -> int:
-    if not read().settings.honours_pod_ip:
+    effective = read().settings
+    try:
+        tls.certificates_of(effective)
+    except tls.CertificateError as error:
+        raise settings.SettingsError(f"cannot use the TLS files: {error}") from error
+    if not effective.honours_pod_ip:
         _warn(settings.UNCONFIGURED)
     print("ok")
     return 0

@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {
         *("arguments", "completion", "config", "configfile", "demo.run", "options", "probe", "settings"),
-        *("supervisor", "telemetry"),
+        *("supervisor", "telemetry", "tls"),
     },
     "arguments": {"", "config", "options"},
     "completion": {"arguments"},

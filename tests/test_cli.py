@@ -238,6 +238,20 @@ class TestCommands:
             "fastrouter: TLS_CERT_FILE and TLS_KEY_FILE go together: TLS_KEY_FILE is not set\n"
         )
 
+    def test_check_config_looks_into_the_tls_files(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "f").write_text("no certificate")
+        words = [
+            "check-config",
+            "--tls-cert-file",
+            str(tmp_path / "f"),
+            "--tls-key-file",
+            str(tmp_path / "f"),
+        ]
+        assert cli.main(words) == 2
+        assert "cannot use the TLS files: TLS_CERT_FILE" in capsys.readouterr().err
+
     def test_check_config_warns_of_what_the_start_warns_of(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
