@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 ANSWER_SECONDS: Final = 1.0
 """How long a worker may take to answer."""
 
+LOOK_SECONDS: Final = 5.0
+"""How often a worker is asked whether it is still there."""
+SILENT_SECONDS: Final = 30.0
+"""After how long without a word a worker is killed."""
+START_SECONDS: Final = 30.0
+"""How long a worker may take until it serves."""
+
+# Between the looks at a process that is about to be gone.
+_REAP_SECONDS: Final = 0.01
+
 # To end after its last word, until it is killed.
 _EXIT_SECONDS: Final = 5.0
 
@@ -52,14 +62,25 @@ class Worker:
         self._gone = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
-        self._task = asyncio.get_running_loop().create_task(self._listen())
+        self._heard = 0
+        """How many messages it sent."""
+        self._spoke_last = False
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._listen())
+        self._watching = loop.create_task(self._watch())
 
     def __repr__(self) -> str:
         return f"<Worker {self.slot} pid={self.pid} listening={self.listening} exit={self.code}>"
 
     async def started(self) -> bool:
-        """Wait until it serves; False where it ended instead."""
-        await self._settled.wait()
+        """Wait until it serves; False where it ended instead, or was killed because it took too long."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._settled.wait()
+        except TimeoutError:
+            _log.error("worker does not start: killed", extra={"worker": self.slot, "pid": self.pid})
+            self.kill()
+            await self._gone.wait()
         return self.code is None
 
     async def ended(self) -> int:
@@ -85,9 +106,16 @@ class Worker:
     async def snapshot(self) -> Snapshot | None:
         """Return what it tells of itself; for one that is silent, what is left of what it told last."""
         with contextlib.suppress(TimeoutError):
-            self.last = Snapshot.from_json(await self.ask("snapshot"))
-            return self.last
+            told = Snapshot.from_json(await self.ask("snapshot"))
+            # Its last word may have come after this answer, and been taken before this task went on.
+            if not self._spoke_last:
+                self.last = told
+            return told
         return counted(self.last) if self.last is not None else None
+
+    def tell_leaving(self) -> None:
+        """Tell it that its parent was told to stop: without a parent, it ends at once."""
+        self._channel.send({"leaving": True})
 
     async def end(self, order: Order, seconds: float) -> None:
         """Give it so long to end by itself, and no longer."""
@@ -107,10 +135,11 @@ class Worker:
     async def _listen(self) -> None:
         """Take what it says until it ends."""
         while (message := await self._channel.receive()) is not None:
+            self._heard += 1
             self._take(message)
+        self._watching.cancel()
         await self._channel.close()
-        # Its end of the channel goes before the process is gone: a moment, as a rule.
-        self.code = await asyncio.to_thread(self._reap)
+        self.code = await self._reap()
         self.listening = False
         for answer in self._answers.values():
             if not answer.done():
@@ -123,38 +152,82 @@ class Worker:
             self.listening = True
             self._settled.set()
         elif "last" in message:
+            self._spoke_last = True
             self.last = Snapshot.from_json(message["last"])
         elif (answer := self._answers.get(message["number"])) is not None and not answer.done():
             answer.set_result(message["answer"])
 
-    def _reap(self) -> int:
-        try:
-            return self._process.wait(_EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+    async def _watch(self) -> None:
+        """Kill it when it says nothing any more: the kernel would give it connections for ever.
+
+        What counts is how often it was asked in vain, not the clock: after a pause of the parent, it has
+        had no chance to answer.
+        """
+        await self._settled.wait()
+        silent = 0.0
+        while silent < SILENT_SECONDS:
+            heard = self._heard
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.snapshot()
+            silent = 0.0 if self._heard != heard else silent + LOOK_SECONDS + ANSWER_SECONDS
+        _log.error("worker does not answer: killed", extra={"worker": self.slot, "pid": self.pid})
+        self.kill()
+
+    async def _reap(self) -> int:
+        """Wait until the process is gone: a moment after its end of the channel, as a rule.
+
+        Without a thread, which might not be had: then nobody would learn that the worker has ended.
+        """
+        end = time.monotonic() + _EXIT_SECONDS
+        while (code := self._process.poll()) is None:
+            if time.monotonic() > end:
+                self._process.kill()
+            await asyncio.sleep(_REAP_SECONDS)
+        return code
 
 
 async def launch(
     slot: int, settings: Settings, sockets: Sequence[Sequence[socket.socket]], output: int
 ) -> Worker:
-    """Start a worker process that writes to ``output`` and takes over the sockets, plain and TLS."""
+    """Start a worker process that writes to ``output`` and takes over the sockets, plain and TLS.
+
+    Raises ``OSError`` where the machine has no process or descriptor left.
+    """
+    handed = [[sock.fileno() for sock in group] for group in sockets]
     mine, its = socket.socketpair()
-    with its:
-        handed = [[sock.fileno() for sock in group] for group in sockets]
-        # The loop's own way forks Python in a process with threads; this one takes as little time.
-        process = subprocess.Popen(  # noqa: ASYNC220, S603 - this Python, and a module of ours
-            [sys.executable, *_isolation(), "-m", "fastrouter.worker", str(its.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            pass_fds=[its.fileno(), *(number for group in handed for number in group)],
-            # Ctrl-C comes to the parent only, which ends its workers as it should.
-            start_new_session=True,
-        )
-    channel = await Channel.over(mine)
+    try:
+        with its:
+            process = _execute(its.fileno(), [number for group in handed for number in group], output)
+        try:
+            channel = await Channel.over(mine)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    except BaseException:
+        mine.close()
+        raise
     # Not on the command line, which everybody on the machine can read: the token is in it.
     channel.send({"slot": slot, "settings": control.packed(settings), "sockets": handed})
     return Worker(slot, process, channel)
+
+
+def _execute(channel: int, handed: Sequence[int], output: int) -> subprocess.Popen[bytes]:
+    # A worker inherits what is blocked: SIGHUP to all processes must not kill it before it ignores the
+    # signal. Blocked, not ignored: one that comes to the parent meanwhile waits and is not lost.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        # The loop's own way forks Python in a process with threads; this one takes as little time.
+        return subprocess.Popen(  # noqa: S603 - this Python, and a module of ours
+            [sys.executable, *_isolation(), "-m", "fastrouter.worker", str(channel)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            pass_fds=[channel, *handed],
+            # Ctrl-C comes to the parent only, which ends its workers as it should.
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _isolation() -> list[str]:

@@ -262,6 +262,10 @@ class Server:
         """Leave the sockets to whoever else has them."""
         self._listeners.close()
 
+    def leave(self) -> None:
+        """Note that the router was told to stop, though it may serve on for a while."""
+        self.leaving = True
+
     async def shutdown(self, grace: float | None = None) -> None:
         """Stop: no new connections, 503 for new requests, then wait for exchanges up to the grace time."""
         self.leaving = self.shutting_down = True

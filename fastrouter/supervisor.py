@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Told = asyncio.Task[signal.Signals]
+"""Ends with the signal that ends the router."""
+
 Reload = Callable[[], "Settings"]
 """Reads the configuration again; raises ``SettingsError`` or ``OSError``."""
 
@@ -47,14 +50,13 @@ def run(main: Coroutine[object, object, T]) -> T:
 
 
 async def until_signal() -> signal.Signals:
-    """Wait for SIGTERM or SIGINT and return it; afterwards a second one ends the process at once."""
+    """Wait for SIGTERM or SIGINT and return it; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
 
     def receive(number: signal.Signals) -> None:
-        for each in _SIGNALS:
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+        if received.done():
+            _die(number)
         received.set_result(number)
 
     for each in _SIGNALS:
@@ -62,11 +64,29 @@ async def until_signal() -> signal.Signals:
     return await received
 
 
+def _die(number: int, _: object = None) -> None:
+    """End at once, as the signal would have it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # the first process of a container outlives its own signals (pid_namespaces(7))
+
+
+def _end_at_the_next_signal() -> None:
+    """Let the kernel end the process at a second signal, whatever the event loop is doing."""
+    loop = asyncio.get_running_loop()
+    for each in _SIGNALS:
+        loop.remove_signal_handler(each)
+        signal.signal(each, _die if os.getpid() == 1 else signal.SIG_DFL)
+
+
 async def serve(settings: Settings, reload: Reload | None = None) -> int:
     """Run one router until a signal; return the exit code. SIGHUP renews workers by ``reload``."""
+    # From now on: a signal that comes before the router serves ends it as soon as it does.
+    told = asyncio.create_task(until_signal())
+    await asyncio.sleep(0)
     count = settings.workers or cpus.allowed()
     if count > 1:
-        return await _serve_fleet(settings, count, reload or (lambda: settings))
+        return await _serve_fleet(settings, count, reload or (lambda: settings), told)
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGHUP, _log.info, "SIGHUP: with one worker, there is nobody to take over; restart the router"
     )
@@ -76,7 +96,7 @@ async def serve(settings: Settings, reload: Reload | None = None) -> int:
             # First up and last down: they tell how the router starts, and that it is about to end.
             if not await _open_admin(stack, settings, Local(server)):
                 return 1
-            return await _serve_until_signal(server)
+            return await _serve_until_signal(server, told)
     except runtime.StartError as error:
         _log.error("cannot start", extra={"error": str(error)})
         return USAGE_ERROR
@@ -91,7 +111,7 @@ async def _open_admin(stack: AsyncExitStack, settings: Settings, source: Source)
     return True
 
 
-async def _serve_until_signal(server: Server) -> int:
+async def _serve_until_signal(server: Server, told: Told) -> int:
     settings = server.settings
     try:
         await server.start()
@@ -99,20 +119,21 @@ async def _serve_until_signal(server: Server) -> int:
         return _cannot_listen(settings, error)
     _tell_start(settings, server.address, server.secure_address)
     settle_memory()
-    await _until_told_to_end(settings, server)
+    await _until_told_to_end(settings, server, told)
     await server.shutdown()
     _log.info("stopped", extra={"requests": server.metrics.requests})
     return 0
 
 
-async def _until_told_to_end(settings: Settings, server: Server | Fleet) -> None:
-    received = await until_signal()
+async def _until_told_to_end(settings: Settings, server: Server | Fleet, told: Told) -> None:
+    received = await told
     _log.info("shutting down", extra={"signal": received.name, "serving_for": settings.shutdown_delay})
-    server.leaving = True
+    server.leave()
+    _end_at_the_next_signal()
     await asyncio.sleep(settings.shutdown_delay)
 
 
-async def _serve_fleet(settings: Settings, count: int, reload: Reload) -> int:
+async def _serve_fleet(settings: Settings, count: int, reload: Reload, told: Told) -> int:
     """Be the parent of ``count`` workers."""
     runtime.raise_file_limit()
     relay = Relay(sys.stdout.fileno())
@@ -124,7 +145,7 @@ async def _serve_fleet(settings: Settings, count: int, reload: Reload) -> int:
         async with AsyncExitStack() as stack:
             if not await _open_admin(stack, settings, fleet):
                 return 1
-            return await _serve_by(fleet, settings, reload)
+            return await _serve_by(fleet, settings, reload, told)
     except OSError as error:
         return _cannot_listen(settings, error)
     finally:
@@ -134,7 +155,7 @@ async def _serve_fleet(settings: Settings, count: int, reload: Reload) -> int:
         logs.set_up(sys.stdout, style=settings.log_format, level=settings.log_level)
 
 
-async def _serve_by(fleet: Fleet, settings: Settings, reload: Reload) -> int:
+async def _serve_by(fleet: Fleet, settings: Settings, reload: Reload, told: Told) -> int:
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     try:
@@ -145,7 +166,7 @@ async def _serve_by(fleet: Fleet, settings: Settings, reload: Reload) -> int:
     _tell_start(settings, fleet.address, fleet.secure_address)
     settle_memory()
     renewing = asyncio.create_task(_renew(fleet, asked, reload))
-    await _until_told_to_end(settings, fleet)
+    await _until_told_to_end(settings, fleet, told)
     renewing.cancel()
     await asyncio.wait([renewing])
     await fleet.shutdown()
@@ -163,7 +184,12 @@ async def _renew(fleet: Fleet, asked: asyncio.Event, reload: Reload) -> None:
             _log.error("SIGHUP: invalid settings; nothing changes", extra={"error": str(error)})
             continue
         _log.info("SIGHUP: replacing the workers", extra={"settings": settings.shown()})
-        if await fleet.roll(settings):
+        try:
+            done = await fleet.roll(settings)
+        except (OSError, RuntimeError) as error:  # no descriptor, process or thread left: the next one may do
+            _log.error("SIGHUP: cannot replace the workers", extra={"error": str(error)})
+            continue
+        if done:
             _log.info("SIGHUP: all workers are replaced")
 
 

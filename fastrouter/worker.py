@@ -31,6 +31,7 @@ class Obedience:
         self.order: asyncio.Future[Order] = asyncio.get_running_loop().create_future()
         """How to end."""
         self._channel = channel
+        self._leaving = False
         self._server = server
         self._local = Local(server)
         self._answering: set[asyncio.Task[None]] = set()
@@ -42,13 +43,15 @@ class Obedience:
         """Do what the parent says, until there is no parent."""
         loop = asyncio.get_running_loop()
         while (message := await self._channel.receive()) is not None:
-            if "order" in message:
+            if "leaving" in message:
+                self._leaving = True
+            elif "order" in message:
                 self.end(message["order"])
             else:  # in a task: what asks the DNS may wait, and counters must not wait for it
                 task = loop.create_task(self._answer(message))
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
-        if self.order.done():
+        if self._leaving or self.order.done():
             os._exit(1)  # told to end, and then left alone: the parent was ended by a second signal
         _log.warning("the parent is gone: shutting down")
         self.end("shutdown")
@@ -69,7 +72,8 @@ async def work(channel: Channel, server: Server) -> None:
     obedience = Obedience(channel, server)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, obedience.end, "shutdown")
-    # The parent's signal: whoever sends it to all processes of the router means the parent.
+    # The parent's signal: whoever sends it to all processes of the router means the parent. Until here it
+    # was blocked (fastrouter.launch); ignored, what waits is dropped.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     await server.start()
     obeying = loop.create_task(obedience.obey())

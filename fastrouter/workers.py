@@ -30,6 +30,9 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 _LONG_LIFE: Final = 10.0
 
+# For settings that one worker serves with already.
+_TRIES: Final = 6
+
 _FIXED: Final = ("host", "port", "https_port", "workers", "health_port", "metrics_port")
 """Settings of the parent, which stays: a change needs a restart."""
 
@@ -53,6 +56,10 @@ class Slot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.worker: Worker | None = None
+        self.settings: Settings | None = None
+        """What the worker was started with."""
+        self.pause = 0.0
+        """How long the last one that died was waited for."""
         self.turn = asyncio.Lock()
         """Held by who puts another worker here."""
 
@@ -86,7 +93,7 @@ class Fleet:
         self._past = empty(os.getpid(), __version__, time.time())
         """What ended workers counted: it must not be lost with them, or the counters would fall."""
         self._ended = False
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: set[asyncio.Task[None]] = set()
         self._leavers: set[asyncio.Task[None]] = set()
         self.leaving = False
         """Set when the router was told to stop, though it may serve on for a while."""
@@ -111,16 +118,14 @@ class Fleet:
 
     async def start(self) -> None:
         """Start all workers and wait until they serve; raises ``StartError`` where one does not."""
-        workers = [await self._launch(slot) for slot in self._slots]
-        for slot, worker in zip(self._slots, workers, strict=True):
-            slot.worker = worker
+        workers = [await self._launch(slot, self._settings) for slot in self._slots]
         if not all([await worker.started() for worker in workers]):
             code = next(worker.code for worker in workers if worker.code is not None)
             await self.shutdown()
             raise StartError(code)
+        for slot, worker in zip(self._slots, workers, strict=True):
+            self._put(slot, worker, self._settings)
         self._steer()
-        loop = asyncio.get_running_loop()
-        self._keepers = [loop.create_task(self._keep(slot)) for slot in self._slots]
 
     async def snapshots(self) -> list[Snapshot]:
         """Return what each worker tells of itself, and what those before them counted."""
@@ -147,10 +152,11 @@ class Fleet:
         return [f"worker {slot.number}: {reason}" for reason in told]
 
     async def roll(self, settings: Settings) -> bool:
-        """Replace all workers, one after the other, by such with new settings; False: the new ones fail.
+        """Replace all workers, one after the other, by such with new settings; False: not all could be.
 
-        The next one accepts from the same sockets before the last one stops, and in the kernel's queue nobody
-        is lost.
+        If the first new one fails, all keep the old settings. If a later one does, the settings are known to
+        work, and it is tried again. The next one accepts from the same sockets before the last one stops, and
+        in the kernel's queue nobody is lost.
         """
         # A certificate may change; whether there is one decides about a port.
         same = bool(settings.tls_cert_file) == bool(self._settings.tls_cert_file)
@@ -162,17 +168,47 @@ class Fleet:
         settings = replace(settings, **fixed)
         for slot in self._slots:
             async with slot.turn:
-                worker = await self._launch(slot, settings)
-                if not await worker.started():
-                    _log.error("the new settings do not work: workers keep the old ones", extra=_end(worker))
+                worker = await self._successor(slot, settings, tries=_TRIES if slot.number else 1)
+                if worker is None:
+                    self._tell_failure(settings)
                     return False
-                old, slot.worker = slot.worker, worker
+                old = slot.worker
+                self._put(slot, worker, settings)
                 # From now on, one that is replaced gets the new ones too.
                 self._settings = settings
                 self._steer()
             if old is not None:
                 await self._end(old, "retire")
         return True
+
+    async def _successor(self, slot: Slot, settings: Settings, tries: int) -> Worker | None:
+        """Return a worker that serves beside the one in the slot; None where none does."""
+        for left in reversed(range(tries)):
+            try:
+                worker = await self._launch(slot, settings)
+            except (OSError, RuntimeError) as error:
+                why: dict[str, object] = {"worker": slot.number, "error": str(error)}
+            else:
+                if await worker.started():
+                    return worker
+                why = _end(worker)
+            _log.error("a new worker does not start", extra=why | {"tries_left": left})
+            if left:
+                await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (tries - 1 - left), _LONGEST_PAUSE))
+        return None
+
+    def _tell_failure(self, settings: Settings) -> None:
+        new = sum(slot.settings is settings for slot in self._slots)
+        if new:
+            _log.error("workers differ: %d of %d have the new settings", new, len(self._slots))
+        else:
+            _log.error("no worker starts with the new settings: all keep the old ones")
+
+    def leave(self) -> None:
+        """Note that the router was told to stop; from now on no worker outlives this process."""
+        self.leaving = True
+        for worker in self._workers:
+            worker.tell_leaving()
 
     async def shutdown(self) -> None:
         """End all workers: what they have begun has the grace time."""
@@ -186,12 +222,12 @@ class Fleet:
         await asyncio.gather(*(self._end(worker, "shutdown") for worker in list(self._workers)))
         await asyncio.gather(*self._leavers)
 
-    async def _launch(self, slot: Slot, settings: Settings | None = None) -> Worker:
+    async def _launch(self, slot: Slot, settings: Settings) -> Worker:
         output = self._relay.open()
         try:
             tls = self._tls_ports.of(slot.number) if self._tls_ports is not None else []
             sockets = [self._ports.of(slot.number), tls]
-            worker = await launch(slot.number, settings or self._settings, sockets, output)
+            worker = await launch(slot.number, settings, sockets, output)
         finally:
             os.close(output)
         self._workers.add(worker)
@@ -212,23 +248,39 @@ class Fleet:
     async def _end(self, worker: Worker, order: Order) -> None:
         await worker.end(order, self._settings.shutdown_grace + _SPARE_SECONDS)
 
-    async def _keep(self, slot: Slot) -> None:
-        """Put a new worker into the slot whenever one ends that nobody told to."""
-        pause = 0.0
-        while (worker := slot.worker) is not None:
-            await worker.ended()
-            async with slot.turn:
-                if slot.worker is not worker:  # it had been replaced before
-                    continue
-                lived = time.monotonic() - worker.began
-                anew = not pause or lived >= _LONG_LIFE
-                pause = _FIRST_PAUSE if anew else min(2 * pause, _LONGEST_PAUSE)
-                _log.error("worker died", extra=_end(worker) | {"again_in": pause})
+    def _put(self, slot: Slot, worker: Worker, settings: Settings) -> None:
+        """Give the slot to a worker, and watch it from now on: the one before may still be retiring."""
+        slot.worker, slot.settings = worker, settings
+        keeper = asyncio.get_running_loop().create_task(self._keep(slot, worker))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+
+    async def _keep(self, slot: Slot, worker: Worker) -> None:
+        """Put another worker into the slot if this one ends though nobody told it to."""
+        await worker.ended()
+        self._steer()  # before the turn, for which a worker that starts may have to be waited
+        async with slot.turn:
+            if slot.worker is not worker:  # it had been replaced before
+                return
+            anew = time.monotonic() - worker.began >= _LONG_LIFE
+            slot.pause = _longer(0.0 if anew else slot.pause)
+            _log.error("worker died", extra=_end(worker) | {"again_in": slot.pause})
+            settings, successor = await self._refill(slot)
+            self._put(slot, successor, settings)
+            if await successor.started():
                 self._steer()
-                await asyncio.sleep(pause)
-                slot.worker = await self._launch(slot)
-                if await slot.worker.started():
-                    self._steer()
+
+    async def _refill(self, slot: Slot) -> tuple[Settings, Worker]:
+        """Start a worker after the slot's pause, and try until the machine allows it."""
+        while True:
+            await asyncio.sleep(slot.pause)
+            settings = self._settings
+            try:
+                return settings, await self._launch(slot, settings)
+            except (OSError, RuntimeError) as error:  # no descriptor, process or thread left
+                slot.pause = _longer(slot.pause)
+                told = {"worker": slot.number, "error": str(error), "again_in": slot.pause}
+                _log.error("cannot start a worker", extra=told)
 
     def _steer(self) -> None:
         """Leave slots out where nobody accepts; where all are, whoever comes waits for the first."""
@@ -240,6 +292,10 @@ class Fleet:
     @property
     def _all_ports(self) -> list[Ports]:
         return [self._ports] if self._tls_ports is None else [self._ports, self._tls_ports]
+
+
+def _longer(pause: float) -> float:
+    return min(2 * pause, _LONGEST_PAUSE) if pause else _FIRST_PAUSE
 
 
 def _end(worker: Worker) -> dict[str, object]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fastrouter.launch import Worker
 from fastrouter.net.ports import Ports
 from fastrouter.settings import Settings
 from fastrouter.telemetry.snapshot import empty
+from tests.support import eventually
 
 SETTINGS = Settings(
     host="127.0.0.1", port=0, auth_token="very-secret", dns_servers=("127.0.0.1:1",), shutdown_grace=1.0
@@ -36,6 +38,33 @@ async def worker() -> AsyncIterator[Worker]:
         made.kill()
         await made.ended()
     ports.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named before ``worker``: one that is started later has these times."""
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(launch, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(launch, "SILENT_SECONDS", 0.3)
+
+
+@asynccontextmanager
+async def starting() -> AsyncIterator[Worker]:
+    """Give a worker that does not serve yet."""
+    ports = Ports("127.0.0.1", 0, 1)
+    output = os.open(os.devnull, os.O_WRONLY)
+    made = await launch.launch(0, SETTINGS, [ports.of(0), []], output)
+    os.close(output)
+    try:
+        yield made
+    finally:
+        made.kill()
+        await made.ended()
+        ports.close()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_it_answers_until_it_ends(worker: Worker) -> None:
@@ -87,6 +116,64 @@ async def test_an_answer_that_comes_too_late_is_nobodys(
     snapshot = await worker.snapshot()
     assert snapshot is not None
     assert snapshot.pid == worker.pid
+
+
+async def test_one_that_says_nothing_any_more_is_killed(
+    impatient: None, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert await asyncio.wait_for(worker.ended(), 5.0) == -signal.SIGKILL
+    assert "does not answer" in caplog.text
+
+
+async def test_one_that_answers_is_left_alone_however_often_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, impatient: None, worker: Worker
+) -> None:
+    monkeypatch.setattr(launch, "ANSWER_SECONDS", 5.0)
+    await eventually(lambda: worker._heard > 10 or worker.code is not None)
+    assert worker.code is None
+
+
+async def test_one_that_does_not_begin_to_serve_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(launch, "START_SECONDS", 0.1)
+    async with starting() as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        assert not await asyncio.wait_for(worker.started(), 5.0)
+        assert worker.code == -signal.SIGKILL
+    assert "does not start" in caplog.text
+
+
+async def test_sighup_does_not_end_one_that_is_starting() -> None:
+    async with starting() as worker:
+        os.kill(worker.pid, signal.SIGHUP)
+        assert await worker.started()
+    # The parent itself hears it again.
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+async def test_an_answer_before_the_last_word_does_not_replace_it(worker: Worker) -> None:
+    older, newer = empty(1, "1", 0.0), empty(1, "1", 0.0)
+    newer.values["requests"][("GET", "200", "default")] = 3.0
+    asking = asyncio.create_task(worker.snapshot())
+    await asyncio.sleep(0)
+    # Both are read before the task that asks goes on.
+    worker._take({"number": worker._number, "answer": older.to_json()})
+    worker._take({"last": newer.to_json()})
+    assert await asking == older
+    assert worker.last == newer
+
+
+async def test_where_no_process_can_be_started_no_descriptor_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no process left")
+
+    monkeypatch.setattr(launch, "_execute", refuse)
+    before = descriptors()
+    with pytest.raises(OSError, match="no process left"):
+        await launch.launch(0, SETTINGS, [[], []], 1)
+    assert descriptors() == before
 
 
 async def test_the_token_is_neither_on_the_command_line_nor_in_the_environment(worker: Worker) -> None:

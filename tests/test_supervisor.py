@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import signal
@@ -110,6 +111,19 @@ class TestStart:
         assert errors == b""
 
 
+# Signals itself within its start.
+EARLY = """
+import os, signal
+from fastrouter import cli, runtime
+make = runtime.Server
+def made(*arguments, **more):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return make(*arguments, **more)
+runtime.Server = made
+raise SystemExit(cli.main(["--host", "127.0.0.1", "--port", "0"]))
+"""
+
+
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     async def test_an_idle_router_ends_at_once_with_0(self, number: signal.Signals) -> None:
@@ -170,6 +184,19 @@ class TestSignals:
         assert router.line("shutdown: grace time is over") is not None
         await box.close()
 
+    async def test_a_signal_before_the_router_serves_ends_it_as_soon_as_it_does(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", EARLY),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "HEALTH_PORT": "off", "METRICS_PORT": "off"},
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 10.0)
+        assert process.returncode == 0
+        assert [json.loads(line)["message"] for line in output.splitlines()][-2:] == [
+            "shutting down",
+            "stopped",
+        ]
+
     async def test_a_second_signal_ends_it_at_once(self, dns: DnsServer) -> None:
         box = ScriptedSandbox(Slow())
         await box.start()
@@ -214,7 +241,7 @@ class TestWorkers:
     async def test_auto_with_more_is_one_worker_for_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
         counts: list[int] = []
 
-        async def note(_: Settings, count: int, __: object) -> int:
+        async def note(_: Settings, count: int, *_more: object) -> int:
             counts.append(count)
             return 0
 
@@ -257,4 +284,27 @@ class TestWorkers:
             asked.set()
             await eventually(lambda left=left: len(answers) == left)  # type: ignore[misc]
         await eventually(lambda: rolled == [Settings(port=7)])
+        renewing.cancel()
+
+    @pytest.mark.parametrize("error", [OSError("no file left"), RuntimeError("can't start new thread")])
+    async def test_a_restart_that_the_machine_refuses_is_told_and_the_next_one_is_tried(
+        self, error: Exception, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = asyncio.Event()
+        outcomes: list[Exception | None] = [error, None]
+
+        class Rolls:
+            async def roll(self, _: Settings) -> bool:
+                outcome = outcomes.pop(0)
+                if outcome is not None:
+                    raise outcome
+                return True
+
+        renewing = asyncio.create_task(supervisor._renew(Rolls(), asked, Settings))  # type: ignore[arg-type]
+        for left in (1, 0):
+            asked.set()
+            await eventually(lambda left=left: len(outcomes) == left or renewing.done())  # type: ignore[misc]
+        assert outcomes == []
+        (line,) = [record for record in caplog.records if "cannot replace" in record.message]
+        assert vars(line)["error"] == str(error)
         renewing.cancel()

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from fastrouter import launch, workers
+from fastrouter.control import Order
 from fastrouter.launch import Worker
 from fastrouter.settings import Settings
 from fastrouter.telemetry.relay import Relay
@@ -47,6 +49,21 @@ def worker_of(fleet: Fleet, slot: int) -> Worker:
     worker = fleet._slots[slot].worker
     assert worker is not None
     return worker
+
+
+def failing(patch: pytest.MonkeyPatch, times: dict[int, int], error: Exception) -> None:
+    """Let so many launches fail in a slot."""
+    start = launch.launch
+
+    async def may_fail(
+        slot: int, settings: Settings, sockets: Sequence[Sequence[socket.socket]], output: int
+    ) -> Worker:
+        if times.get(slot):
+            times[slot] -= 1
+            raise error
+        return await start(slot, settings, sockets, output)
+
+    patch.setattr(workers, "launch", may_fail)
 
 
 async def ask(fleet: Fleet, times: int) -> None:
@@ -185,6 +202,32 @@ class TestReplacing:
             await eventually(lambda: worker_of(fleet, 0).listening)
         assert pauses() == [0.01, 0.01]
 
+    @pytest.mark.parametrize("error", [OSError("no file left"), RuntimeError("can't start new thread")])
+    async def test_where_none_can_be_started_for_a_while_it_is_tried_ever_later(
+        self,
+        error: Exception,
+        fleet: Fleet,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.01)
+        failing(monkeypatch, {0: 3}, error)
+        victim = worker_of(fleet, 0)
+        victim.kill()
+        await eventually(lambda: worker_of(fleet, 0) is not victim and worker_of(fleet, 0).listening)
+        lines = [vars(record) for record in caplog.records if record.message == "cannot start a worker"]
+        assert [line["again_in"] for line in lines] == [0.02, 0.04, 0.08]
+        assert {line["error"] for line in lines} == {str(error)}
+
+    async def test_the_others_get_all_connections_while_another_worker_is_waited_for(
+        self, fleet: Fleet
+    ) -> None:
+        async with fleet._slots[0].turn:  # a restart that takes its time
+            worker_of(fleet, 0).kill()
+            await worker_of(fleet, 0).ended()
+            async with asyncio.timeout(2.0):
+                await ask(fleet, 30)
+
 
 class TestRolling:
     async def test_new_settings_reach_every_worker_and_ports_stay(
@@ -219,8 +262,48 @@ class TestRolling:
             patch.setattr(sys, "executable", "/bin/false")
             assert not await fleet.roll(SETTINGS)
         await eventually(lambda: pids(fleet) == old)
-        assert "do not work" in caplog.text
+        assert "all keep the old ones" in caplog.text
         await ask(fleet, 10)
+
+    async def test_a_new_worker_that_dies_is_replaced_while_the_old_one_still_retires(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_end, end = asyncio.Event(), fleet._end
+
+        async def end_later(worker: Worker, order: Order) -> None:
+            await may_end.wait()
+            await end(worker, order)
+
+        monkeypatch.setattr(fleet, "_end", end_later)
+        old = worker_of(fleet, 0)
+        rolling = asyncio.create_task(fleet.roll(SETTINGS))
+        await eventually(lambda: worker_of(fleet, 0) is not old)
+        new = worker_of(fleet, 0)
+        new.kill()
+        await eventually(lambda: worker_of(fleet, 0) is not new and worker_of(fleet, 0).listening)
+        assert old.code is None
+        may_end.set()
+        assert await rolling
+
+    async def test_one_failure_after_the_first_success_is_tried_again(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.01)
+        failing(monkeypatch, {1: 2}, OSError("no file left"))
+        assert await fleet.roll(replace(SETTINGS, auth_token="new"))
+        assert [slot.settings.auth_token for slot in fleet._slots if slot.settings] == ["new", "new"]
+        lines = [vars(record) for record in caplog.records if "does not start" in record.message]
+        assert [(line["worker"], line["tries_left"]) for line in lines] == [(1, 5), (1, 4)]
+
+    async def test_where_it_fails_for_good_the_log_says_how_many_differ(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.01)
+        monkeypatch.setattr(workers, "_TRIES", 2)
+        failing(monkeypatch, {1: 2}, OSError("no file left"))
+        assert not await fleet.roll(replace(SETTINGS, auth_token="new"))
+        assert "workers differ: 1 of 2 have the new settings" in caplog.text
+        assert "keep the old" not in caplog.text
 
 
 class TestShutdown:

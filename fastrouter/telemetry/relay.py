@@ -6,11 +6,15 @@ import contextlib
 import os
 import select
 import threading
+import time
 from typing import Final
 
 _PIECE: Final = 256 * 1024
 # No line of ours is so long: what has no end by then is no line.
 _LONGEST: Final = 1024 * 1024
+
+# For all pipes together: with as many workers as cores, a second for each would outlast the grace time.
+_CLOSE_SECONDS: Final = 1.0
 
 
 class Relay:
@@ -31,17 +35,26 @@ class Relay:
         return f"<Relay fd={self._fd} pipes={sum(thread.is_alive() for thread in self._threads)}>"
 
     def open(self) -> int:
-        """Return the writing end of a new pipe; the caller closes it."""
+        """Return the writing end of a new pipe; the caller closes it.
+
+        Raises ``OSError`` without a descriptor and ``RuntimeError`` without a thread to be had.
+        """
         read_fd, write_fd = os.pipe()
         thread = threading.Thread(target=self._pass_on, args=(read_fd,), name="relay", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            os.close(read_fd)
+            os.close(write_fd)
+            raise
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
         return write_fd
 
     def close(self) -> None:
         """Wait until all that was written has been passed on, but no longer than a second for a reader."""
+        end = time.monotonic() + _CLOSE_SECONDS
         for thread in self._threads:
-            thread.join(timeout=1.0)
+            thread.join(timeout=max(0.0, end - time.monotonic()))
 
     def _pass_on(self, read_fd: int) -> None:
         rest = b""

@@ -170,6 +170,16 @@ class TestSignals:
             client.close()
         await box.close()
 
+    async def test_within_the_delay_too(self) -> None:
+        async with fleet(SHUTDOWN_DELAY_SECONDS="60") as router:
+            pids = workers(router)
+            router.process.terminate()
+            await eventually(lambda: router.line("shutting down") is not None)
+            router.process.terminate()
+            assert await ended(router) == -signal.SIGTERM
+            for pid in pids:
+                await gone(pid)
+
 
 class TestLines:
     async def test_long_lines_of_two_workers_do_not_tear_even_where_one_is_killed(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 import pytest
@@ -38,6 +40,10 @@ class Reader:
 def reading() -> Iterator[tuple[Relay, Reader]]:
     reader = Reader()
     yield Relay(reader.write_fd), reader
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def write(fd: int, data: bytes) -> None:
@@ -130,3 +136,30 @@ def test_without_a_reader_writers_go_on() -> None:
     os.close(fd)
     made.close()
     os.close(write_fd)
+
+
+def test_writers_that_stay_are_waited_for_once_and_not_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "_CLOSE_SECONDS", 0.2)
+    with reading() as (made, reader):
+        fds = [made.open() for _ in range(5)]
+        began = time.monotonic()
+        made.close()
+        assert 0.2 <= time.monotonic() - began < 0.6
+        for fd in fds:
+            os.close(fd)
+        made.close()
+        assert reader.end() == b""
+
+
+def test_where_there_is_no_thread_no_descriptor_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="thread"):
+            Relay(1).open()
+    assert descriptors() == before
