@@ -379,7 +379,7 @@ class TestMeanwhile:
 
 
 async def test_the_back_pressure_of_a_request_ends_with_its_exchange() -> None:
-    # The sandbox's answer may be read before the event loop tells that the sandbox took the last of the upload.
+    # The sandbox's answer may be read before the event loop tells that it took the last of the upload.
     may_answer = asyncio.Event()
 
     async def handle(visit: Visit) -> None:
