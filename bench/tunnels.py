@@ -55,8 +55,9 @@ class Echo(asyncio.Protocol):
 @asynccontextmanager
 async def child(*words: str, **environ: str) -> AsyncIterator[int]:
     """Run a module of ours as a process; yield its id, end it by that id."""
+    off = {"HEALTH_PORT": "off", "METRICS_PORT": "off"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *words, env={**os.environ, **environ}, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", *words, env={**os.environ, **off, **environ}, stdout=asyncio.subprocess.PIPE
     )
     output = cast(asyncio.StreamReader, process.stdout)
     await output.readline()  # it says that it listens
