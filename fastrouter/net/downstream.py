@@ -22,14 +22,13 @@ from fastrouter.exchange import Exchange
 from fastrouter.net.inbound import CLOSING, EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
-from fastrouter.wire.head_cache import Shapes
 from fastrouter.wire.heads import END
 
 if TYPE_CHECKING:
     from fastrouter.net.owner import Owner
     from fastrouter.policy.plan import RequestPlan
     from fastrouter.telemetry.outcome import Outcome
-    from fastrouter.wire.head_cache import HeadCache
+    from fastrouter.wire.head_cache import Shapes
 
 # How much of a request body that the answer did not wait for is read: more costs more than a new connection.
 _MAX_DRAIN: Final = 256 * 1024
@@ -48,11 +47,11 @@ class Downstream(Inbound):
         *("admitted", "peer"),
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, heads: HeadCache[RequestPlan]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, shapes: Shapes[RequestPlan]) -> None:
         super().__init__(loop, owner.settings)
         self._owner = owner
-        self._heads = heads
-        self._shapes = Shapes(heads)
+        self._heads = shapes.heads
+        self._shapes = shapes
         self._accounts = owner.accounts
         self._exchange: Exchange
         self._task: asyncio.Task[None] | None = None

@@ -23,6 +23,10 @@ MAX_KEPT_HEAD: Final = 8 * 1024
 # Heads noted as seen once; 64 bytes each.
 MAX_ONCE: Final = 32 * 1024
 LIMIT: Final = 24 * 1024 * 1024
+# Shapes of heads, and the longest one: 16 MiB with what a mold holds besides its head.
+MAX_MOLDS: Final = 8 * 1024
+_MAX_MOLD: Final = 1024
+_NAMES: Final = b"andbox-ID: "
 # What an entry holds besides its bytes (measured with tracemalloc, rounded up).
 _OVERHEAD: Final = 1024
 # A template holds its text in pieces, up to four for a value; a line is at most one value.
@@ -172,20 +176,29 @@ class HeadCache(Generic[T]):
 
 
 class Shapes(Generic[T]):
-    """A cache as one connection uses it: see ``wire.mold``."""
+    """A cache with the shapes of its heads: see ``wire.mold``."""
 
-    __slots__ = ("_heads", "_mold")
+    __slots__ = ("_molds", "heads")
 
     def __init__(self, heads: HeadCache[T]) -> None:
-        self._heads = heads
-        self._mold: Mold[T] | None = None
+        self.heads = heads
+        self._molds: dict[tuple[bytes, int], Mold[T]] = {}
 
     def recall(self, raw: bytes) -> T | None:
-        """Return what ``HeadCache.known`` does, sooner where the head has the shape of the last ones."""
-        mold = self._mold
+        """Return what ``HeadCache.known`` does, sooner where the head has the shape of others like it."""
+        start = raw.find(_NAMES) + len(_NAMES)
+        # Which sandbox it is for, and its length: heads of one shape agree in both.
+        key = raw[start : raw.find(b"\r", start)], len(raw)
+        mold = self._molds.get(key)
         value = mold.read(raw) if mold is not None else None
         if value is None:
-            value = self._heads.known(raw)
-            if value is not None and not (mold is not None and mold.hopeless):
-                self._mold = self._heads.mold(raw, mold)
+            value = self.heads.known(raw)
+            if value is not None and len(raw) <= _MAX_MOLD and not (mold is not None and mold.hopeless):
+                self._keep(key, self.heads.mold(raw, mold))
         return value
+
+    def _keep(self, key: tuple[bytes, int], mold: Mold[T] | None) -> None:
+        if mold is not None:
+            if len(self._molds) >= MAX_MOLDS and key not in self._molds:
+                self._molds.clear()
+            self._molds[key] = mold

@@ -1,7 +1,7 @@
-"""The shape of the last heads of one connection: the next one often differs in the same places only.
+"""The shape of heads: the next one often differs from the last in the same places only.
 
-To find the values in a head takes longer than all else that is done with it. A client that keeps its
-connection sends heads of one shape, though: what differs between two of them is an id here and a length
+To find the values in a head takes longer than all else that is done with it. Clients send heads of
+one shape, though: what differs between two of them is an id here and a length
 there, at the same offsets. A mold compares everything else with the head before, byte for byte, and looks at
 nothing but those places. What it lets pass has the same template as that head: see ``wire.template``.
 """
@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _ZERO: Final = ord("0")
 _MOST_HOLES: Final = 8
-# Shapes that a connection may have that fit hardly any head: then its client sends heads of another kind.
+# Shapes that fit hardly any head: after so many, heads for this sandbox and of this length have none.
 _MOST_TRIES: Final = 16
 _WORTH_IT: Final = 4
 
@@ -57,7 +57,7 @@ class Mold(Generic[T]):
 
     @property
     def hopeless(self) -> bool:
-        """Whether it is time to stop making molds for this connection."""
+        """Whether it is time to stop making molds for such heads."""
         return self.tries > _MOST_TRIES
 
     def _open(self, key: bytes, before: list[bytes]) -> None:

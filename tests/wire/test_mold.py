@@ -12,6 +12,7 @@ from fastrouter.errors import MalformedMessageError
 from fastrouter.policy.plan import RequestPlan, plan_request
 from fastrouter.policy.rules import Rules
 from fastrouter.policy.templates import RequestTemplates
+from fastrouter.wire import head_cache
 from fastrouter.wire.head_cache import HeadCache, Shapes
 from fastrouter.wire.mold import Mold
 
@@ -39,8 +40,7 @@ def seen(*heads: bytes) -> tuple[HeadCache[RequestPlan], Shapes[RequestPlan]]:
 
 
 def mold_of(connection: Shapes[RequestPlan]) -> Mold[RequestPlan]:
-    assert connection._mold is not None
-    return connection._mold
+    return [*connection._molds.values()][-1]
 
 
 FOUR = [head(b"id-%d" % number) for number in range(4)]
@@ -63,7 +63,7 @@ def test_what_differs_in_the_same_places_needs_no_look_at_the_rest(monkeypatch: 
         head(b"id-\x80"),
         head(b"id-9", length=b"22"),
         head(b"id-9").replace(b"/execute", b"/executf"),
-        head(b"id-9").replace(b"box", b"bax"),
+        head(b"id-9").replace(b": box", b": bax"),
         head(b"id-9").replace(b"a b", b"a c"),
         head(b"id-9") + b"x",
     ],
@@ -113,15 +113,34 @@ def test_many_differences_are_no_shape() -> None:
     assert mold_of(connection).read(head(b"id-1", *lines[0])) is None
 
 
-def test_a_client_without_a_shape_is_left_alone_in_the_end() -> None:
+def test_heads_without_a_shape_are_left_alone_in_the_end() -> None:
     cache, connection = seen(*FOUR[:2])
-    for number in range(40):
-        connection.recall(head(b"x" * (number + 1)))
-    assert mold_of(connection).hopeless
-    last = connection._mold
-    connection.recall(head(b"y" * 50))
-    assert connection._mold is last
+    for number in range(40):  # of one length, and with white space in the place that differs
+        connection.recall(head(b"%d d" % (number % 10)))
+        connection.recall(head(b"d %d" % (number % 10)))
+    last = mold_of(connection)
+    assert last.hopeless
+    connection.recall(head(b"9 9"))
+    assert mold_of(connection) is last
     assert cache.misses == 2
+
+
+def test_every_sandbox_has_its_shape_whoever_asks() -> None:
+    boxes = [b"box", b"bax"]
+    raws = [head(b"id-%d" % number).replace(b": box", b": " + box) for number in range(5) for box in boxes]
+    _, connection = seen(*raws)
+    assert [mold.hits for mold in connection._molds.values()] == [1, 1]
+
+
+def test_the_number_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_cache, "MAX_MOLDS", 3)
+    _, connection = seen(*FOUR)
+    for number in range(10):
+        for raw in FOUR:
+            connection.recall(raw.replace(b": box", b": b%d" % number))
+        assert len(connection._molds) <= 3
+    connection.recall(head(b"x" * 1024))
+    assert max(map(len, (mold.raw for mold in connection._molds.values()))) < 1024
 
 
 _GOOD = [b"1234", b"5678", b"9012", b"3456"]
@@ -152,4 +171,4 @@ def test_with_and_without_shapes_a_head_comes_to_the_same(
             with pytest.raises(MalformedMessageError):
                 plan_request(raw, RULES)
             assert got is None
-    event(f"by shape: {connection._mold is not None and connection._mold.hits > 0}")
+    event(f"by shape: {any(mold.hits for mold in connection._molds.values())}")
