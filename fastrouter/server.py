@@ -85,7 +85,7 @@ class Server:
         self.connections: set[Downstream] = set()
         rules = rules_of(settings)
         self.request_heads = HeadCache(partial(plan_request, rules=rules), RequestTemplates(rules))
-        self._shapes = Shapes(self.request_heads)
+        self.shapes = Shapes(self.request_heads)
         self.response_heads = HeadCache(plan_response, ResponseTemplates())
         secure = rules._replace(scheme=b"https")
         self.secure_heads = HeadCache(partial(plan_request, rules=secure), RequestTemplates(secure))
@@ -180,7 +180,7 @@ class Server:
 
     def make_downstream(self) -> Downstream:
         """Return the protocol of one accepted connection."""
-        return Downstream(asyncio.get_running_loop(), self, self._shapes)
+        return Downstream(asyncio.get_running_loop(), self, self.shapes)
 
     def _make_secure(self) -> TlsTransport:
         """Return the same under TLS, with the certificate that is valid now."""
