@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastrouter.policy.ids import id_line, trace_id_in
 from fastrouter.policy.target import Target
-from fastrouter.telemetry.access_log import NO_SUBJECT
+from fastrouter.telemetry.access_log import LONGEST_ID, NO_SUBJECT
 from fastrouter.telemetry.metrics import ADDRESSED, NOBODY, Metrics
 from fastrouter.telemetry.outcome import Outcome
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from fastrouter.policy.plan import RequestPlan
     from fastrouter.telemetry.access_log import AccessLog
     from fastrouter.telemetry.tracing import Tracer
-
-# A client may give its request a name of 60 KB: spans wait in memory, and collectors refuse large batches.
-_LONGEST_ID: Final = 256
 
 LEFT: Final = "client_closed"
 """The reason word of a request whose client left before the answer: nobody's failure."""
@@ -84,7 +81,7 @@ class Accounts:
         assert outcome.trace is not None  # noqa: S101 - asked by the caller
         facts = {
             "http.request.method": plan.counted[0],
-            "http.request_id": outcome.request_id[:_LONGEST_ID].decode("utf-8", "replace"),
+            "http.request_id": outcome.request_id[:LONGEST_ID].decode("utf-8", "replace"),
             "sandbox.id": sandbox_of(plan),
             "sandbox.namespace": plan.counted[1].removeprefix(ADDRESSED),
         }

@@ -26,7 +26,7 @@ from fastrouter.rulebook import rules_of
 from fastrouter.server import Server
 from fastrouter.telemetry.access_log import AccessLog
 from fastrouter.wire.framing import body_for
-from fastrouter.wire.head_cache import HeadCache, Shapes
+from fastrouter.wire.head_cache import HeadCache
 from fastrouter.wire.heads import END, ResponseHead, parse_response
 
 if TYPE_CHECKING:
@@ -209,7 +209,6 @@ async def probe(settings: Settings, question: Question) -> Report:
     try:
         server = Server(settings, backend=backend, access_log=log)
         server.request_heads = HeadCache(plan_of)
-        server.shapes = Shapes(server.request_heads)
         server.start_sweep()
         try:
             await _ask(server, head, plan, watch, report)

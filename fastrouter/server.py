@@ -29,7 +29,7 @@ from fastrouter.policy.plan import plan_request, plan_response
 from fastrouter.policy.templates import RequestTemplates, ResponseTemplates
 from fastrouter.rulebook import rules_of
 from fastrouter.telemetry.metrics import Metrics
-from fastrouter.wire.head_cache import HeadCache, Shapes
+from fastrouter.wire.head_cache import HeadCache
 
 if TYPE_CHECKING:
     import socket
@@ -85,11 +85,9 @@ class Server:
         self.connections: set[Downstream] = set()
         rules = rules_of(settings)
         self.request_heads = HeadCache(partial(plan_request, rules=rules), RequestTemplates(rules))
-        self.shapes = Shapes(self.request_heads)
         self.response_heads = HeadCache(plan_response, ResponseTemplates())
         secure = rules._replace(scheme=b"https")
         self.secure_heads = HeadCache(partial(plan_request, rules=secure), RequestTemplates(secure))
-        self._secure_shapes = Shapes(self.secure_heads)
         self.certificates = certificates
         self.failed_handshakes = 0
         self.resolver: Resolver | None = None
@@ -180,12 +178,12 @@ class Server:
 
     def make_downstream(self) -> Downstream:
         """Return the protocol of one accepted connection."""
-        return Downstream(asyncio.get_running_loop(), self, self.shapes)
+        return Downstream(asyncio.get_running_loop(), self, self.request_heads)
 
     def _make_secure(self) -> TlsTransport:
         """Return the same under TLS, with the certificate that is valid now."""
         assert self.certificates is not None  # noqa: S101 - else nobody listens
-        connection = Downstream(asyncio.get_running_loop(), self, self._secure_shapes)
+        connection = Downstream(asyncio.get_running_loop(), self, self.secure_heads)
         return TlsTransport(connection, self.certificates.context, self._handshake_failed)
 
     def _handshake_failed(self, error: ssl.SSLError) -> None:

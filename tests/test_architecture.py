@@ -62,7 +62,7 @@ ARROWS: dict[str, set[str]] = {
     "net.owner": set(),
     "net.listener": {"net.connection"},
     "net.listeners": {"net.listener"},
-    "net.ports": set(),
+    "net.ports": {"net.listener"},
     "net.tls": set(),
     "net.bulk": set(),
     "net.stream": set(),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastrouter.net.owner import Owner
     from fastrouter.policy.plan import RequestPlan
     from fastrouter.telemetry.outcome import Outcome
-    from fastrouter.wire.head_cache import Shapes
+    from fastrouter.wire.head_cache import HeadCache
 
 # How much of a request body that the answer did not wait for is read: more costs more than a new connection.
 _MAX_DRAIN: Final = 256 * 1024
@@ -43,15 +43,14 @@ class Downstream(Inbound):
     """One client connection and its one task."""
 
     __slots__ = (
-        *("_accounts", "_exchange", "_foreseen", "_heads", "_owner", "_shapes", "_task"),
+        *("_accounts", "_exchange", "_foreseen", "_heads", "_owner", "_task"),
         *("admitted", "peer"),
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, shapes: Shapes[RequestPlan]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, heads: HeadCache[RequestPlan]) -> None:
         super().__init__(loop, owner.settings)
         self._owner = owner
-        self._heads = shapes.heads
-        self._shapes = shapes
+        self._heads = heads
         self._accounts = owner.accounts
         self._exchange: Exchange
         self._task: asyncio.Task[None] | None = None
@@ -90,7 +89,7 @@ class Downstream(Inbound):
         end = data.find(END) + len(END)
         head = data[:end]
         heads = self._heads
-        plan = heads.exact.young.get(head) or self._shapes.recall(head)
+        plan = heads.exact.young.get(head) or heads.recall(head)
         if plan is None:
             return False
         heads.hits += 1

@@ -11,7 +11,8 @@ from typing import Final
 
 from fastrouter.net.connection import readable
 
-_BACKLOG: Final = 4096
+BACKLOG: Final = 4096
+"""How many connections the kernel queues for a socket."""
 
 # Files that are no connection: the log, the event loop's own, the resolver's sockets, connections under way.
 _RESERVE: Final = 64
@@ -74,7 +75,7 @@ class Listener:
             await self._accept()
             return
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._make, self._host, self._port, backlog=_BACKLOG)
+        server = await loop.create_server(self._make, self._host, self._port, backlog=BACKLOG)
         self._servers = [server]
         self._sockets = [socket.socket(fileno=os.dup(each.fileno())) for each in server.sockets]
 
@@ -110,7 +111,7 @@ class Listener:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         for each in self._sockets:
-            server = await loop.create_server(self._make, sock=each.dup(), backlog=_BACKLOG)
+            server = await loop.create_server(self._make, sock=each.dup(), backlog=BACKLOG)
             self._servers.append(server)
 
     async def _resume(self) -> None:

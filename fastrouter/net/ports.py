@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-BACKLOG: Final = 4096
+from fastrouter.net.listener import BACKLOG
 
 # From Linux' asm-generic/socket.h and filter.h; Python has no names for them.
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51

@@ -26,7 +26,8 @@ _MAX_WAITING_BATCHES: Final = 256
 # From here on, a response is a failure without a reason word, too: the sandbox's own.
 _FAILURE: Final = 500
 
-_LONGEST_ID: Final = 256
+LONGEST_ID: Final = 256
+"""What is told of an id: a client may give its request a name of 60 KB."""
 
 NO_SUBJECT: Final = '"method":null,"path":null,"sandbox_id":null,"namespace":null'
 """Stands for the request's members where its head could not be read."""
@@ -78,7 +79,7 @@ class AccessLog:
         error = f'"{outcome.reason}"' if outcome.reason else "null"
         names = ""
         if (request_id := outcome.request_id).isalnum():  # most are, and nothing in them needs an escape
-            names = f',"request_id":"{request_id[:_LONGEST_ID].decode("ascii")}"'
+            names = f',"request_id":"{request_id[:LONGEST_ID].decode("ascii")}"'
         elif request_id:
             names = f',"request_id":{_escaped(request_id)}'
         if trace_id:
@@ -154,7 +155,7 @@ class AccessLog:
 
 def _escaped(request_id: bytes) -> str:
     """Return an id as JSON: a client may give its request any bytes, and many of them."""
-    return escape(request_id[:_LONGEST_ID].decode("utf-8", "replace"))
+    return escape(request_id[:LONGEST_ID].decode("utf-8", "replace"))
 
 
 def _stamp(moment: int) -> str:

@@ -102,7 +102,10 @@ class Generations(Generic[T]):
 class HeadCache(Generic[T]):
     """A bounded map from the bytes of a head to ``parse`` of them."""
 
-    __slots__ = ("_cut_of", "_heads", "_keys", "_parse", "_templates", "exact", "hits", "misses", "templates")
+    __slots__ = (
+        *("_cut_of", "_heads", "_keys", "_molds", "_parse", "_templates"),
+        *("exact", "hits", "misses", "templates"),
+    )
 
     def __init__(
         self, parse: Callable[[bytes], T], templates: Templates[T] | None = None, *, limit: int = LIMIT
@@ -116,8 +119,9 @@ class HeadCache(Generic[T]):
         self._cut_of: tuple[bytes, Cut | None] = (b"", None)
         self.exact: Generations[T] = Generations(limit, 0)
         self.templates: Generations[Template[T]] = Generations(limit, _TEMPLATE_LINE_WEIGHT)
+        self._molds: dict[tuple[bytes, int], Mold[T]] = {}
         self.hits = 0
-        """Heads that did not have to be parsed; who asks ``exact`` or ``known`` counts for himself."""
+        """Heads that did not have to be parsed; who asks ``exact`` or ``recall`` counts for himself."""
         self.misses = 0
 
     def __repr__(self) -> str:
@@ -134,15 +138,29 @@ class HeadCache(Generic[T]):
                     self.exact.keep(raw, value)
         return value
 
-    def mold(self, raw: bytes, before: Mold[T] | None) -> Mold[T] | None:
-        """Return the mold of a head that was just found by its template; ``before`` where it has none."""
+    def recall(self, raw: bytes) -> T | None:
+        """Return what ``known`` does, sooner for a head of a shape that came before: ``wire.mold``."""
+        start = raw.find(_NAMES) + len(_NAMES)
+        # Which sandbox it is for, and its length: heads of one shape agree in both.
+        key = raw[start : raw.find(b"\r", start)], len(raw)
+        mold = self._molds.get(key)
+        value = mold.read(raw) if mold is not None else None
+        if value is None:
+            value = self.known(raw)
+            if value is not None and len(raw) <= _MAX_MOLD and not (mold is not None and mold.hopeless):
+                self._remould(key, raw, mold)
+        return value
+
+    def _remould(self, key: tuple[bytes, int], raw: bytes, before: Mold[T] | None) -> None:
+        """Keep the shape of a head that its template was found for, and that ``before`` did not fit."""
         cut = self._cut(raw)
         template = self.templates.get(cut[0]) if cut is not None else None
         if cut is None or template is None:
-            return before
-        if before is None:
-            return Mold(raw, template, cut[1], 0)
-        return before.next(raw, template, *cut)
+            return
+        if len(self._molds) >= MAX_MOLDS and before is None:
+            self._molds.clear()
+        fresh = Mold(raw, template, cut[1], 0) if before is None else before.next(raw, template, *cut)
+        self._molds[key] = fresh
 
     def get(self, raw: bytes) -> T:
         """Return the parsed head; raises what ``parse`` raises, and keeps no failure."""
@@ -173,32 +191,3 @@ class HeadCache(Generic[T]):
         if self._cut_of[0] != raw:
             self._cut_of = (raw, self._templates.cut(raw))
         return self._cut_of[1]
-
-
-class Shapes(Generic[T]):
-    """A cache with the shapes of its heads: see ``wire.mold``."""
-
-    __slots__ = ("_molds", "heads")
-
-    def __init__(self, heads: HeadCache[T]) -> None:
-        self.heads = heads
-        self._molds: dict[tuple[bytes, int], Mold[T]] = {}
-
-    def recall(self, raw: bytes) -> T | None:
-        """Return what ``HeadCache.known`` does, sooner where the head has the shape of others like it."""
-        start = raw.find(_NAMES) + len(_NAMES)
-        # Which sandbox it is for, and its length: heads of one shape agree in both.
-        key = raw[start : raw.find(b"\r", start)], len(raw)
-        mold = self._molds.get(key)
-        value = mold.read(raw) if mold is not None else None
-        if value is None:
-            value = self.heads.known(raw)
-            if value is not None and len(raw) <= _MAX_MOLD and not (mold is not None and mold.hopeless):
-                self._keep(key, self.heads.mold(raw, mold))
-        return value
-
-    def _keep(self, key: tuple[bytes, int], mold: Mold[T] | None) -> None:
-        if mold is not None:
-            if len(self._molds) >= MAX_MOLDS and key not in self._molds:
-                self._molds.clear()
-            self._molds[key] = mold

@@ -1,9 +1,9 @@
 """The shape of heads: the next one often differs from the last in the same places only.
 
-To find the values in a head takes longer than all else that is done with it. Clients send heads of
-one shape, though: what differs between two of them is an id here and a length
-there, at the same offsets. A mold compares everything else with the head before, byte for byte, and looks at
-nothing but those places. What it lets pass has the same template as that head: see ``wire.template``.
+To find the values in a head takes longer than all else that is done with it. Clients send heads of one shape,
+though: what differs between two of them is an id here and a length there, at the same offsets. A mold
+compares everything else with the head before, byte for byte, and looks at nothing but those places. What it
+lets pass has the same template as that head: see ``wire.template``.
 """
 
 from __future__ import annotations

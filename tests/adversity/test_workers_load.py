@@ -15,7 +15,7 @@ import trustme
 from tests.adversity.callers import Callers, street
 from tests.adversity.test_shutdown import GOODBYE, switch
 from tests.fleet import OFF, ended, fleet, gone, started, workers
-from tests.processes import router_process
+from tests.processes import RouterProcess, router_process
 from tests.support import LIMIT, Client, ScriptedSandbox, Visit, eventually, free_port, request
 from tests.test_tunnels import UPGRADE
 
@@ -135,6 +135,16 @@ class TestAlone:
         assert len(pids) == 2
 
 
+async def two_signals_end_all(router: RouterProcess) -> None:
+    pids = workers(router)
+    router.process.terminate()
+    await eventually(lambda: router.line("shutting down") is not None)
+    router.process.terminate()
+    assert await ended(router) == -signal.SIGTERM
+    for pid in pids:
+        await gone(pid)
+
+
 class TestSignals:
     async def test_sigterm_under_load_loses_nothing(self) -> None:
         async with street() as boxes, fleet() as router:
@@ -160,25 +170,13 @@ class TestSignals:
             client = await router.client()
             await client.send(request(box))
             await eventually(lambda: bool(box.visits))
-            pids = workers(router)
-            router.process.terminate()
-            await eventually(lambda: router.line("shutting down") is not None)
-            router.process.terminate()
-            assert await ended(router) == -signal.SIGTERM
-            for pid in pids:
-                await gone(pid)
+            await two_signals_end_all(router)
             client.close()
         await box.close()
 
     async def test_within_the_delay_too(self) -> None:
         async with fleet(SHUTDOWN_DELAY_SECONDS="60") as router:
-            pids = workers(router)
-            router.process.terminate()
-            await eventually(lambda: router.line("shutting down") is not None)
-            router.process.terminate()
-            assert await ended(router) == -signal.SIGTERM
-            for pid in pids:
-                await gone(pid)
+            await two_signals_end_all(router)
 
 
 class TestLines:
