@@ -71,10 +71,11 @@ async def work(channel: Channel, server: Server) -> None:
     """Serve until told to end."""
     obedience = Obedience(channel, server)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, obedience.end, "shutdown")
-    # The parent's signal: whoever sends it to all processes of the router means the parent. Until here it
-    # was blocked (fastrouter.launch); ignored, what waits is dropped.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # The parent's signals: whoever sends them to all processes of the router (systemd does) means the parent,
+    # which may have to serve on for a while. Until here SIGHUP was blocked (fastrouter.launch); ignored,
+    # what waits is dropped.
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
     await server.start()
     obeying = loop.create_task(obedience.obey())
     channel.send({"listening": True})

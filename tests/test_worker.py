@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from fastrouter import control
 from fastrouter.control import Channel
 from fastrouter.settings import Settings
@@ -146,14 +148,15 @@ async def test_without_its_parent_it_ends_by_itself() -> None:
     ]
 
 
-async def test_sigterm_is_a_shutdown_and_sighup_is_the_parents() -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+async def test_signals_are_the_parents(number: signal.Signals) -> None:
     async with raised() as worker:
-        os.kill(worker.process.pid, signal.SIGHUP)
+        os.kill(worker.process.pid, number)
         await worker.ask("snapshot")
-        os.kill(worker.process.pid, signal.SIGTERM)
-        assert "last" in await worker.next()
-        await worker.lines()
-        assert worker.process.returncode == 0
+        client = await worker.client()
+        await client.send(HEALTH)
+        assert (await client.response())[0].startswith(b"HTTP/1.1 200 ")
+        client.close()
 
 
 async def test_a_parent_that_says_nothing_is_exit_code_1() -> None:

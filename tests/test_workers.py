@@ -20,7 +20,7 @@ from fastrouter.settings import Settings
 from fastrouter.telemetry.relay import Relay
 from fastrouter.telemetry.snapshot import Snapshot, merged
 from fastrouter.workers import Fleet, StartError
-from tests.support import Client, eventually
+from tests.support import LIMIT, Client, eventually
 
 SETTINGS = Settings(host="127.0.0.1", port=0, dns_servers=("127.0.0.1:1",), shutdown_grace=1.0)
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n"
@@ -155,7 +155,7 @@ class TestReplacing:
         await ask(fleet, 30)
         before = await counted(fleet)
         victim = worker_of(fleet, 0)
-        os.kill(victim.pid, signal.SIGTERM)  # not by us: it goes well, and is replaced all the same
+        await victim.end("retire", LIMIT)  # not by the fleet: it goes well, and is replaced all the same
         assert await victim.ended() == 0
         await eventually(lambda: worker_of(fleet, 0) is not victim and worker_of(fleet, 0).listening)
         assert await counted(fleet) == before == 30

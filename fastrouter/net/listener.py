@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from fastrouter.net import filters
 from fastrouter.net.connection import readable
 
 BACKLOG: Final = 4096
@@ -23,6 +24,10 @@ SHED: Final = 64
 
 DRAIN_SECONDS: Final = 1.0
 """How long what the kernel holds already is waited for at the end."""
+
+# For the last packet of handshakes that the kernel has begun: a round trip within a cluster takes far less.
+_HANDSHAKE_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 0.005
 
 
 class Room:
@@ -123,10 +128,17 @@ class Listener:
             self._resuming = None
 
     async def drain(self) -> None:
-        """Accept who waits in the kernel's queue: closing the socket would reset them, and what they sent."""
-        end = time.monotonic() + DRAIN_SECONDS
-        while self._servers and time.monotonic() < end and readable(self._sockets):  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        """Accept who waits in the kernel's queue: closing the socket would reset them, and what they sent.
+
+        Nobody joins the queue any more: else there would always be somebody between the last look at it and
+        its end.
+        """
+        began = now = time.monotonic()
+        alone = [filters.drop_new_connections(each) for each in self._sockets]
+        last = began + _HANDSHAKE_SECONDS if all(alone) else began
+        while self._servers and now < began + DRAIN_SECONDS and (now < last or readable(self._sockets)):
+            await asyncio.sleep(0 if readable(self._sockets) else _LOOK_SECONDS)
+            now = time.monotonic()
 
     def close(self) -> None:
         """Stop listening."""

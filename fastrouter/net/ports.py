@@ -6,21 +6,11 @@ its queue. So they belong to who outlives the processes, and a slot without one 
 
 from __future__ import annotations
 
-import ctypes
 import socket
-import struct
 from collections.abc import Sequence
-from typing import Final
 
+from fastrouter.net import filters
 from fastrouter.net.listener import BACKLOG
-
-# From Linux' asm-generic/socket.h and filter.h; Python has no names for them.
-_SO_ATTACH_REUSEPORT_CBPF: Final = 51
-_LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_MODULO: Final = 0x94  # BPF_ALU | BPF_MOD | BPF_K
-_JUMP_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
-_RETURN: Final = 0x06  # BPF_RET | BPF_K
-_RANDOM: Final = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
 
 
 class Ports:
@@ -76,7 +66,7 @@ class Ports:
         """
         try:
             for group in self._groups:
-                _attach(group[0], _chooser(live))
+                filters.attach(group[0], filters.SO_ATTACH_REUSEPORT_CBPF, _chooser(live))
         except OSError:
             return False
         return True
@@ -89,16 +79,9 @@ class Ports:
         self._groups = []
 
 
-def _chooser(live: Sequence[int]) -> bytes:
-    """Return a filter (classic BPF) that returns one of ``live`` for each connection."""
-    steps = [(_LOAD, 0, 0, _RANDOM), (_MODULO, 0, 0, len(live))]
+def _chooser(live: Sequence[int]) -> list[filters.Step]:
+    """Return a program that returns one of ``live`` for each connection."""
+    steps = [(filters.LOAD_WORD, 0, 0, filters.RANDOM), (filters.MODULO, 0, 0, len(live))]
     for index, slot in enumerate(live[:-1]):
-        steps += [(_JUMP_EQUAL, 0, 1, index), (_RETURN, 0, 0, slot)]
-    steps.append((_RETURN, 0, 0, live[-1]))
-    return b"".join(struct.pack("HBBI", *step) for step in steps)
-
-
-def _attach(sock: socket.socket, code: bytes) -> None:
-    held = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("HP", len(code) // struct.calcsize("HBBI"), ctypes.addressof(held))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
+        steps += [(filters.JUMP_IF_EQUAL, 0, 1, index), (filters.RETURN, 0, 0, slot)]
+    return [*steps, (filters.RETURN, 0, 0, live[-1])]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import select
 import socket
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import cast
 
 import pytest
 
+from fastrouter.net import filters
 from fastrouter.net.listener import Listener, Room
 from tests.adversity.descriptors import no_files
 from tests.support import LIMIT, eventually, settled
@@ -124,6 +128,21 @@ async def test_without_a_descriptor_it_stays_paused_until_the_next_try(listener:
     assert await greeting(listener.address) == b"hello"
 
 
+async def test_who_waits_at_the_end_is_served_and_who_comes_later_is_refused_not_reset(
+    listener: Listener,
+) -> None:
+    address = listener.address
+    with closing(socket.create_connection(address)) as early, closing(socket.socket()) as late:
+        await listener.drain()
+        assert len(ACCEPTED) == 1
+        late.setblocking(False)
+        assert late.connect_ex(address) == errno.EINPROGRESS  # after the last look at the queue
+        listener.close()
+        assert await asyncio.to_thread(early.recv, 100) == b"hello"
+        await asyncio.to_thread(select.select, [], [late], [], LIMIT)
+        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+
+
 @pytest.mark.parametrize("paused", [False, True])
 async def test_closed_means_refused(listener: Listener, *, paused: bool) -> None:
     address = listener.address
@@ -164,3 +183,13 @@ def test_a_low_limit_leaves_room_too_and_it_comes_back(limit: int) -> None:
     assert room.is_short(limit - limit // 4)
     assert room.is_back(0)
     assert not room.is_back(limit - limit // 4)
+
+
+async def test_where_the_kernel_has_no_filters_the_queue_is_served_all_the_same(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SO_ATTACH_FILTER", 9999)
+    with closing(socket.create_connection(listener.address)) as early:
+        await listener.drain()
+        listener.close()
+        assert await asyncio.to_thread(early.recv, 100) == b"hello"

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from fastrouter.net import ports
+from fastrouter.net import filters
 from fastrouter.net.ports import Ports
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the filter")
@@ -121,6 +121,6 @@ class TestSteering:
 
 
 def test_a_kernel_without_the_filter_is_no_error(three: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_SO_ATTACH_REUSEPORT_CBPF", 9999)
+    monkeypatch.setattr(filters, "SO_ATTACH_REUSEPORT_CBPF", 9999)
     assert not three.steer([0])
     assert sum(shares(three)) == 90
