@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
-from fastrouter.policy.ids import id_line, trace_id_in
+from fastrouter.policy.ids import HEAD_END, trace_id_in
 from fastrouter.policy.target import Target
 from fastrouter.telemetry.access_log import LONGEST_ID, NO_SUBJECT
 from fastrouter.telemetry.metrics import ADDRESSED, NOBODY, Metrics
@@ -21,10 +21,13 @@ LEFT: Final = "client_closed"
 """The reason word of a request whose client left before the answer: nobody's failure."""
 
 
+_IDS: Final = 64
+
+
 class Accounts:
     """Opens and closes the account of each request."""
 
-    __slots__ = ("_gives_ids", "_tracer", "access_log", "metrics")
+    __slots__ = ("_gives_ids", "_ids", "_tracer", "access_log", "metrics")
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Accounts:
         self.metrics = metrics
         self.access_log = access_log
         self._gives_ids = gives_ids
+        self._ids: list[bytes] = []
 
     def begin(self, plan: RequestPlan | None) -> Outcome:
         """Begin to note what becomes of a request, with the id that it brings or is given here.
@@ -51,13 +55,19 @@ class Accounts:
         outcome = Outcome(time.monotonic())
         if self._gives_ids:
             given = plan.request_id if plan is not None else b""
-            outcome.request_id = given or getrandbits(128).to_bytes(16).hex().encode("ascii")
-            outcome.id_line = id_line(outcome.request_id)
+            outcome.request_id = request_id = given or self._made_id()
+            outcome.head_end = HEAD_END % request_id
         if self._tracer is not None and plan is not None:
             outcome.trace = self._tracer.begin(
                 plan.counted[0], plan.traceparent, plan.tracestate, outcome.started
             )
         return outcome
+
+    def _made_id(self) -> bytes:
+        """Return an id that nobody else has: 128 random bits, as hexadecimal digits."""
+        if not self._ids:
+            self._ids = os.urandom(16 * _IDS).hex(" ", 16).encode("ascii").split()
+        return self._ids.pop()
 
     def settle(self, plan: RequestPlan | None, outcome: Outcome, now: float) -> None:
         """Count a request that ended ``now`` (monotonic seconds), and write its line."""

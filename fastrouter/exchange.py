@@ -46,7 +46,6 @@ class Exchange(ResponseSide):
         "_owner",
         "_peer",
         "_peer_line",
-        "_peer_start",
         "_pool",
         "_replayable",
         "_token",
@@ -62,8 +61,7 @@ class Exchange(ResponseSide):
         # A token in the environment need not be UTF-8: os.environ hands such bytes on as surrogates.
         self._token = owner.settings.auth_token.encode("utf-8", "surrogateescape")
         self._peer = peer
-        self._peer_start = peer.encode("ascii") + b"\r\n"
-        self._peer_line = self._peer_start + b"\r\n"
+        self._peer_line = peer.encode("ascii") + b"\r\n"
         self._trusted = is_trusted(peer, owner.settings.trusted_proxies)
         self._bulkhead = owner.bulkhead
         self._entered: PoolKey | None = None
@@ -115,7 +113,7 @@ class Exchange(ResponseSide):
             self._owner.metrics.allowed += 1
         if isinstance(plan.target, RouterError):
             raise plan.target.again()
-        self.plan, self.outcome, self._keep = plan, outcome, keep
+        self.plan, self.outcome, self.keep = plan, outcome, keep
         if plan.upgrade:
             return self._carry_counted(plan.target, first)
         return self._carry(plan.target, first)
@@ -180,7 +178,7 @@ class Exchange(ResponseSide):
         if self._bulkhead is not None:
             self._bulkhead.enter(route.key)
             self._entered = route.key
-        self.plan, self.outcome, self._keep = plan, outcome, True
+        self.plan, self.outcome, self.keep = plan, outcome, True
         self.timeout = plan.timeout or self._owner.settings.proxy_timeout
         self.body = None
         self._replayable = False
@@ -231,7 +229,7 @@ class Exchange(ResponseSide):
                 await lease.connection.changed()
         if self.tunnel is None and self._response.keep_alive and self._request_sent():
             lease.release()
-        return self._keep
+        return self.keep
 
     def _send_request(self, lease: Lease, first: bytes, now: float) -> None:
         self._lease = lease
@@ -245,12 +243,13 @@ class Exchange(ResponseSide):
         outcome.reused = lease.reused
         self.deadline = now + self.timeout
         self._client.moved = False
-        head = self.plan.trusted_head if self._trusted else self.plan.upstream_head
-        if outcome.trace is None and outcome.request_id == self.plan.request_id:
-            end = self._peer_line
-        else:
-            end = self._peer_start + _lines(self.plan, outcome)
-        upstream.write_both(head + end, first)
+        plan = self.plan
+        head = plan.trusted_head if self._trusted else plan.upstream_head
+        # The client's own id is in the head already.
+        end = b"\r\n" if outcome.request_id == plan.request_id else outcome.head_end
+        if outcome.trace is not None:
+            end = outcome.trace.lines + end
+        upstream.write_both(head + self._peer_line + end, first)
         if self.body is not None and not self.body.done:
             Pipe(self._client, upstream, self.body, nothing, self._client_failed).attach()
         if upstream.buffer:
@@ -259,10 +258,11 @@ class Exchange(ResponseSide):
                 upstream.pipe.eof()  # it has ended as well, when nobody was there to be told
 
     def _complete(self) -> None:
-        if self._response.keep_alive:
-            self._under_way().release()
+        lease = self._lease
+        if lease is not None and self._response.keep_alive:
+            lease.release()
         self.end()
-        self._client.answered(self.plan, self.outcome, keep=self._keep)
+        self._client.answered()
 
     def end(self) -> None:
         """Let go of everything; an unreleased lease is discarded, which closes the sandbox's connection."""
@@ -314,13 +314,6 @@ class Exchange(ResponseSide):
             return
         waits_for_client = not self._request_sent() and not self._client.reading_paused
         self.upstream.fail(RouterError(REQUEST_TIMEOUT if waits_for_client else UPSTREAM_TIMEOUT))
-
-
-def _lines(plan: RequestPlan, outcome: Outcome) -> bytes:
-    """Return the end of the sandbox's head: what the router says of the request itself."""
-    span = outcome.trace.lines if outcome.trace is not None else b""
-    made = outcome.request_id != plan.request_id  # the client's own is in the head
-    return span + (outcome.id_line if made else b"\r\n")
 
 
 def _went_stale(lease: Lease, error: RouterError) -> bool:

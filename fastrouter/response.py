@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastrouter.errors import UPSTREAM_CLOSED, UPSTREAM_PROTOCOL_ERROR, RouterError
 from fastrouter.net.splice import Pipe
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fastrouter.telemetry.outcome import Outcome
 
 
+_EMPTY_LINE: Final = b"\r\n"
+
+
 class ResponseSide(ABC):
     """What both halves of an exchange know, and what is done as the sandbox answers.
 
@@ -32,7 +35,6 @@ class ResponseSide(ABC):
     __slots__ = (
         "_client",
         "_done",
-        "_keep",
         "_relayed",
         "_response",
         "_response_body",
@@ -40,6 +42,7 @@ class ResponseSide(ABC):
         "body",
         "ends_by_close",
         "is_last",
+        "keep",
         "outcome",
         "plan",
         "tunnel",
@@ -55,7 +58,6 @@ class ResponseSide(ABC):
         self._response: ResponsePlan
         self._response_body: Body | None = None
         self._relayed = 0
-        self._keep = False
         self._done = False
         self.body: Body | None = None
         """The request body, where it had not come whole with its head."""
@@ -65,6 +67,8 @@ class ResponseSide(ABC):
         """After 101: what passes both ways until the end of the connections."""
         self.unattended = False
         """True while no task waits for the end of the exchange: see ``Exchange.begin``."""
+        self.keep = False
+        """Whether the client's connection may carry another exchange, as far as is known."""
         self.ends_by_close = False
         """True while a response is sent whose body ends with the client's connection."""
         self.is_last = False
@@ -97,7 +101,7 @@ class ResponseSide(ABC):
             raise RouterError(UPSTREAM_PROTOCOL_ERROR, "too many informational responses")
         self._client.moved = True  # the sandbox says that it works on it: the time starts over
         if self.plan.http11:
-            self._client.write(response.kept_head)
+            self._client.write(response.kept_head + _EMPTY_LINE)
 
     def _switch(self, upstream: Upstream, response: ResponsePlan) -> None:
         """Make a tunnel of the two connections; what either side sent already goes first."""
@@ -110,9 +114,9 @@ class ResponseSide(ABC):
             raise RouterError(UPSTREAM_CLOSED, "switched before it was asked, and closed")
         upstream.listener = nothing
         self.outcome.status = response.status
-        self._keep = False
+        self.keep = False
         self.outcome.first_byte = time.monotonic()
-        self._client.write(self._identified(rewrite.switching_head(head), response))
+        self._client.write(rewrite.switching_head(head) + self._head_end(response))
         frames = plan.upgrade.lower() == b"websocket"
         self.ends_by_close = not frames  # a WebSocket says itself where it ends
         limits = self._tunnels.limits
@@ -127,25 +131,28 @@ class ResponseSide(ABC):
         upstream.listener = nothing
         self._response = response
         self.outcome.status = response.status
-        self._keep = self._keep and not self.is_last
+        self.keep = self.keep and not self.is_last
         held = upstream.buffer
         whole = response.length == len(held) and (self.body is None or self.body.done)
-        if whole and self._keep and plan.usual_reply:
+        if whole and self.keep and plan.usual_reply:
             upstream.buffer = b""
             self.outcome.bytes_out = len(held)
-            head, line = response.kept_head, self.outcome.id_line
-            client.write((head[:-2] + line if line and not response.has_request_id else head) + held)
-            self._response_ended()
+            client.write(response.kept_head + self._head_end(response) + held)
+            self._done = True
+            if self.unattended:
+                self._complete()
+            else:
+                upstream.wake()
             return
         http11 = plan.http11
         framing = framing_for(response.status, response.framing, plan.method)
         self.ends_by_close = rewrite.closes(framing, http11=http11)
-        self._keep = self._keep and not self.ends_by_close and not self._is_held_back()
-        if self._keep and http11:
+        self.keep = self.keep and not self.ends_by_close and not self._is_held_back()
+        if self.keep and http11:
             head = response.kept_head
         else:
-            head = rewrite.response_head(response.head(), http11=http11, close=not self._keep)
-        head = self._identified(head, response)
+            head = rewrite.response_head(response.head(), http11=http11, close=not self.keep)
+        head += self._head_end(response)
         self.outcome.first_byte = time.monotonic()
         body = body_for(framing, rewrite.trailers, reframe=http11)
         if body.done:
@@ -155,10 +162,9 @@ class ResponseSide(ABC):
             self._response_body = body
             Pipe(upstream, client, body, self._response_ended, upstream.malformed).attach(head)
 
-    def _identified(self, head: bytes, response: ResponsePlan) -> bytes:
-        """Return a response's head with the id of its request, where the sandbox tells none itself."""
-        line = self.outcome.id_line
-        return head[:-2] + line if line and not response.has_request_id else head
+    def _head_end(self, response: ResponsePlan) -> bytes:
+        """Return what ends the head: the id of the request too, unless the sandbox tells one itself."""
+        return _EMPTY_LINE if response.has_request_id else self.outcome.head_end
 
     def _response_ended(self) -> None:
         """End the exchange, or tell the task that waits; the rest of a request body waits for the task."""

@@ -269,10 +269,10 @@ class Server:
     async def shutdown(self, grace: float | None = None) -> None:
         """Stop: no new connections, 503 for new requests, then wait for exchanges up to the grace time."""
         self.leaving = self.shutting_down = True
+        self._finish()
         await self._listeners.drain()
         self._listeners.close()
-        for connection in self.connections:
-            connection.finish()
+        self._finish()  # who has been accepted meanwhile, too
         try:
             async with asyncio.timeout(self.settings.shutdown_grace if grace is None else grace):
                 await self._until_idle()
@@ -285,6 +285,10 @@ class Server:
         self.pool.close()
         if self.resolver is not None:
             await self.resolver.close()
+
+    def _finish(self) -> None:
+        for connection in self.connections:
+            connection.finish()
 
     def _busy(self) -> int:
         return sum(connection.busy for connection in self.connections)

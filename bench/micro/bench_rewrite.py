@@ -21,7 +21,7 @@ def bench_request_head(benchmark: BenchmarkFixture) -> None:
 def bench_response_head(benchmark: BenchmarkFixture) -> None:
     """For the client."""
     written = benchmark(rewrite.response_head, parse_response(ANSWER), http11=True, close=False)
-    expect(written, ANSWER)
+    expect(written + b"\r\n", ANSWER)
 
 
 def bench_trailers(benchmark: BenchmarkFixture) -> None:

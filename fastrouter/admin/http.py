@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from fastrouter.errors import REQUEST_TIMEOUT, MalformedMessageError
-from fastrouter.wire.heads import END, RequestHead, check_incomplete, parse_request
+from fastrouter.wire.heads import END, END_SIZE, RequestHead, check_incomplete, parse_request
 
 MAX_CONNECTIONS: Final = 64
 """How many may send a request or wait for an answer at once; more are answered 503."""
@@ -194,7 +194,7 @@ async def _read_head(reader: asyncio.StreamReader) -> bytes:
             if not data:
                 raise EOFError
             buffer += data
-    return buffer[: end + len(END)]
+    return buffer[: end + END_SIZE]
 
 
 def _bytes_of(reply: Reply, *, head_only: bool) -> bytes:

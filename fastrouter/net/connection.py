@@ -104,10 +104,13 @@ class Connection(asyncio.Protocol):
 
     def write_both(self, head: bytes, body: bytes) -> None:
         """Send two pieces with one system call: joined where copying costs less than a second buffer."""
+        transport = self.transport
+        if transport.is_closing():
+            return
         if len(body) < _WORTH_JOINING:
-            self.write(head + body)
-        elif not self.transport.is_closing():
-            self.transport.writelines((head, body))
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
 
     def read_with(self, protocol: asyncio.BaseProtocol) -> None:
         """Let ``protocol`` take what comes from now on; the connection itself takes it back."""

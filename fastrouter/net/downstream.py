@@ -22,7 +22,7 @@ from fastrouter.exchange import Exchange
 from fastrouter.net.inbound import CLOSING, EXCHANGE, FLUSH_SECONDS, IDLE, Inbound, Phase
 from fastrouter.wire import replies
 from fastrouter.wire.framing import Body, LengthBody
-from fastrouter.wire.heads import END
+from fastrouter.wire.heads import END, END_SIZE
 
 if TYPE_CHECKING:
     from fastrouter.net.owner import Owner
@@ -86,7 +86,7 @@ class Downstream(Inbound):
     def _begin(self, data: bytes) -> bool:
         """Begin an exchange without the task: a whole head that is known, a warm connection."""
         owner = self._owner
-        end = data.find(END) + len(END)
+        end = data.find(END) + END_SIZE
         head = data[:end]
         heads = self._heads
         plan = heads.exact.young.get(head) or heads.recall(head)
@@ -105,9 +105,11 @@ class Downstream(Inbound):
         self._foreseen = (head, plan)
         return False
 
-    def answered(self, plan: RequestPlan, outcome: Outcome, *, keep: bool) -> None:
+    def answered(self) -> None:
         """Account for an exchange that ended without the task, and wait for the next one."""
-        self._account(plan, outcome)
+        exchange = self._exchange
+        keep = exchange.keep
+        self._account(exchange.plan, exchange.outcome)
         self.at_rest = keep and not self.buffer and not self.writing_paused
         if self.reading_paused:  # for the sandbox's sake, which has answered: the next request may come
             self.resume_reading()
@@ -254,7 +256,7 @@ class Downstream(Inbound):
             *(cause.status, detail, cause.reason),
             close=close,
             head_only=head_only,
-            lines=outcome.id_line[:-2],
+            lines=outcome.head_end[:-2],
         )
         self.write(reply)
 
@@ -266,7 +268,7 @@ class Downstream(Inbound):
             outcome.status = outcome.status or _CLIENT_CLOSED
             outcome.reason = outcome.reason or LEFT
         self.phase = IDLE
-        self.deadline = now + self._owner.settings.client_keepalive
+        self.deadline = now + self._settings.client_keepalive
         try:
             self._accounts.settle(plan, outcome, now)
         except Exception:  # noqa: BLE001 - the boundary: what is told of a request never fails it

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastrouter.errors import REQUEST_TIMEOUT, RouterError
 from fastrouter.net.connection import Connection
-from fastrouter.wire.heads import END, MAX_HEAD, check_incomplete
+from fastrouter.wire.heads import END, END_SIZE, MAX_HEAD, check_incomplete
 
 if TYPE_CHECKING:
     from fastrouter.settings import Settings
@@ -89,7 +89,7 @@ class Inbound(Connection):
                 return None
             if self.phase is EXCHANGE or self.phase is CLOSING or self.writing_paused:
                 return b""
-        end += len(END)
+        end += END_SIZE
         self.buffer = buffer[end:]
         return buffer[:end]
 

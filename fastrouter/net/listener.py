@@ -25,8 +25,9 @@ SHED: Final = 64
 DRAIN_SECONDS: Final = 1.0
 """How long what the kernel holds already is waited for at the end."""
 
-# For the last packet of handshakes that the kernel has begun: a round trip within a cluster takes far less.
-_HANDSHAKE_SECONDS: Final = 0.05
+HANDSHAKE_SECONDS = 0.05
+"""How long the last packet of handshakes that the kernel has begun is waited for: within a cluster, it takes
+far less."""
 _LOOK_SECONDS: Final = 0.005
 
 
@@ -135,7 +136,7 @@ class Listener:
         """
         began = now = time.monotonic()
         alone = [filters.drop_new_connections(each) for each in self._sockets]
-        last = began + _HANDSHAKE_SECONDS if all(alone) else began
+        last = began + HANDSHAKE_SECONDS if all(alone) else began
         while self._servers and now < began + DRAIN_SECONDS and (now < last or readable(self._sockets)):
             await asyncio.sleep(0 if readable(self._sockets) else _LOOK_SECONDS)
             now = time.monotonic()

@@ -30,10 +30,11 @@ class Lease:
 
     __slots__ = ("_pool", "connection", "reused")
 
-    def __init__(self, pool: Pool, connection: Upstream, *, reused: bool) -> None:
+    def __init__(self, pool: Pool, connection: Upstream) -> None:
         self._pool: Pool | None = pool
         self.connection = connection
-        self.reused = reused
+        self.reused = False
+        """Whether the connection comes from the pool: its sandbox may have closed it by now."""
 
     def release(self) -> None:
         """Give the connection back for reuse; it must be at the end of an exchange."""
@@ -82,6 +83,7 @@ class Pool:
         self._crowded: set[PoolKey] = set()
         self._spent: list[Upstream] = []
         self._wheel = Wheel(expiry)
+        self._sure_seconds = min(_REST_SECONDS, expiry)
         self.counters = PoolCounters()
         self.dialer: Dialer
 
@@ -118,20 +120,22 @@ class Pool:
         key = target.key
         while (connection := self._idle.get(key)) is not None:
             self._take_off(key, connection)
-            if self._is_spent(connection, now or time.monotonic()):
+            rested = (now or time.monotonic()) - connection.idle_since
+            unsure = rested >= self._sure_seconds
+            if connection.transport.is_closing() or (unsure and self._is_spent(connection, rested)):
                 self._wheel.remove(connection)
                 connection.abort()
                 continue
-            return self._lease(connection, reused=True)
+            self.counters.reused += 1
+            lease = self._lease(connection)
+            lease.reused = True
+            return lease
         return None
 
-    def _is_spent(self, connection: Upstream, now: float) -> bool:
-        """Tell whether an idle connection has expired, or ended and nobody was told yet."""
-        rested = now - connection.idle_since
-        if rested >= self._wheel.expiry or connection.transport.is_closing():
+    def _is_spent(self, connection: Upstream, rested: float) -> bool:
+        """Tell whether a connection that has rested so long has expired, or ended and nobody was told yet."""
+        if rested >= self._wheel.expiry:
             return True
-        if rested <= _REST_SECONDS:
-            return False
         sock = connection.transport.get_extra_info("socket")
         # A backend without sockets: its own end-of-file has to tell. What an idle one can say is its end.
         return sock is not None and readable([sock])
@@ -149,13 +153,12 @@ class Pool:
 
     async def dial(self, target: Target, timeout: float, attempts: Attempts | None = None) -> Lease:
         """Return a lease of a fresh connection; one attempt takes at most ``timeout`` seconds."""
-        return self._lease(await self.dialer.dial(target, timeout, attempts), reused=False)
+        return self._lease(await self.dialer.dial(target, timeout, attempts))
 
-    def _lease(self, connection: Upstream, *, reused: bool) -> Lease:
+    def _lease(self, connection: Upstream) -> Lease:
         self.counters.acquired += 1
-        self.counters.reused += reused
         connection.begin()
-        return Lease(self, connection, reused=reused)
+        return Lease(self, connection)
 
     def take_back(self, connection: Upstream) -> None:
         """Keep the connection of an ended lease, unless it is spent."""

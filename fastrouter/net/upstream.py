@@ -19,7 +19,7 @@ from fastrouter.errors import (
 from fastrouter.net.connection import MAX_UNREAD, Connection
 from fastrouter.net.stream import TransportStream
 from fastrouter.wire.fields import BARE_LF
-from fastrouter.wire.heads import END, MAX_HEAD
+from fastrouter.wire.heads import END, END_SIZE, MAX_HEAD
 
 if TYPE_CHECKING:
     from fastrouter.net.pool import Pool
@@ -179,7 +179,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
                 raise RouterError(UPSTREAM_PROTOCOL_ERROR, "bare LF")
             self._scanned = len(buffer)
             return None
-        end += len(END)
+        end += END_SIZE
         self._scanned = 0
         self.buffer = buffer[end:]
         head = buffer[:end]

@@ -12,7 +12,8 @@ TRACEPARENT: Final = b"traceparent"
 TRACESTATE: Final = b"tracestate"
 
 _HEX: Final = b"0123456789abcdef"
-_LINE: Final = b"X-Request-ID: %b\r\n\r\n"
+HEAD_END: Final = b"X-Request-ID: %b\r\n\r\n"
+"""What ends a head that tells an id: the field and the empty line."""
 
 
 def request_id_of(head: RequestHead) -> bytes:
@@ -22,11 +23,6 @@ def request_id_of(head: RequestHead) -> bytes:
     """
     found = [value for value in values(head.fields, REQUEST_ID) if value]
     return found[0] if found and REQUEST_ID not in head.options else b""
-
-
-def id_line(request_id: bytes) -> bytes:
-    """Return the end of a head that tells an id: the field and the empty line."""
-    return _LINE % request_id
 
 
 def traceparent_of(fields: Fields) -> bytes:

@@ -118,6 +118,7 @@ class ResponsePlan:
     raw: bytes
     """The head as it came, for those who need its fields: see ``head``."""
     kept_head: bytes
+    """The head for the usual client, without the empty line: see ``rewrite.response_head``."""
     is_final: bool
     """False for 1xx: the response is still to come."""
     length: int

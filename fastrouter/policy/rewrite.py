@@ -83,7 +83,7 @@ def _forwarded(fields: Fields, host: bytes, scheme: bytes, *, trusted: bool) -> 
 
 
 def response_head(head: ResponseHead, *, http11: bool, close: bool) -> bytes:
-    """Return the head for the client.
+    """Return the head for the client, without the empty line: more fields may follow.
 
     ``http11`` tells that the client speaks HTTP/1.1: to an older one no chunked framing goes. ``close`` tells
     that its connection ends with this response.
@@ -102,16 +102,18 @@ def response_head(head: ResponseHead, *, http11: bool, close: bool) -> bytes:
             lines.append(b"%b: %b\r\n" % (raw_name, value))
     if not head.informational:
         lines.append(_connection(http11=http11, close=close))
-    lines.append(b"\r\n")
     return b"".join(lines)
 
 
 def switching_head(head: ResponseHead) -> bytes:
-    """Return the head of a 101 for the client, ``Upgrade`` and ``Connection`` included (RFC 9110 7.8)."""
+    """Return the head of a 101 for the client, ``Upgrade`` and ``Connection`` included (RFC 9110 7.8).
+
+    It comes without the empty line, as ``response_head`` does.
+    """
     drops = (HOP_BY_HOP | head.options | {b"content-length"}) - {b"upgrade"}
     lines = [b"HTTP/1.1 101 %b\r\n" % head.reason]
     lines += [b"%b: %b\r\n" % (raw_name, value) for name, raw_name, value in head.fields if name not in drops]
-    lines.append(b"Connection: Upgrade\r\n\r\n")
+    lines.append(b"Connection: Upgrade\r\n")
     return b"".join(lines)
 
 

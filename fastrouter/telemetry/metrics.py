@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -79,7 +79,7 @@ class Metrics:
     )
 
     def __init__(self) -> None:
-        self._requests: dict[tuple[Counted, int], int] = {}
+        self._requests: defaultdict[int, dict[Counted, int]] = defaultdict(dict)
         self._namespaces: set[str] = set()
         self.errors: dict[tuple[str, str], int] = {}
         """Failures of sandboxes by namespace and reason word."""
@@ -108,7 +108,7 @@ class Metrics:
     @property
     def requests(self) -> int:
         """How many requests were answered."""
-        return sum(self._requests.values())
+        return sum(count for _, _, count in self._series())
 
     @property
     def faults(self) -> int:
@@ -117,9 +117,8 @@ class Metrics:
 
     def record(self, counted: Counted, outcome: Outcome, seconds: float) -> None:
         """Count one request that took ``seconds``."""
-        key = counted, outcome.status
         try:
-            self._requests[key] += 1
+            self._requests[outcome.status][counted] += 1
         except KeyError:
             self._first(counted, outcome)
         durations = self.durations
@@ -151,10 +150,17 @@ class Metrics:
         """Count a request of a kind that has no number yet, under a label that may be a coarser one."""
         method, namespace = counted
         code = outcome.status if outcome.status in _CODES else outcome.status // 100
-        key = (method, self._name_of(namespace, outcome)), code
-        if key not in self._requests and len(self._requests) >= MAX_SERIES:
-            key = (OTHER, OTHER), outcome.status // 100
-        self._requests[key] = self._requests.get(key, 0) + 1
+        counted = method, self._name_of(namespace, outcome)
+        if counted not in self._requests[code] and sum(map(len, self._requests.values())) >= MAX_SERIES:
+            code, counted = outcome.status // 100, (OTHER, OTHER)
+        counts = self._requests[code]
+        counts[counted] = counts.get(counted, 0) + 1
+
+    def _series(self) -> Iterator[tuple[int, Counted, int]]:
+        """Yield code, method and namespace, and count."""
+        for code, counts in self._requests.items():
+            for counted, count in counts.items():
+                yield code, counted, count
 
     def _name_of(self, namespace: str, outcome: Outcome) -> str:
         known = self._namespaces
@@ -180,7 +186,7 @@ class Metrics:
         values = snapshot.values
         values["requests"] = _added(
             ((method, str(code) if code > _CLASSES else f"{code}xx", _plain(namespace)), count)
-            for ((method, namespace), code), count in self._requests.items()
+            for code, (method, namespace), count in self._series()
         )
         values["upstream_errors"] = _added(
             ((_plain(namespace), reason), count) for (namespace, reason), count in self.errors.items()

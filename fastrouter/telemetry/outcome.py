@@ -17,7 +17,7 @@ class Outcome:
         "dial_seconds",
         "dials",
         "first_byte",
-        "id_line",
+        "head_end",
         "is_upstreams",
         "reason",
         "request_id",
@@ -33,8 +33,8 @@ class Outcome:
         """Monotonic seconds."""
         self.request_id = request_id
         """Its ``X-Request-ID``; empty where requests get none."""
-        self.id_line = b""
-        """The end of a head that tells it: see ``policy.ids.id_line``."""
+        self.head_end = b"\r\n"
+        """The end of each head that tells it: the field and the empty line."""
         self.trace: Trace | None = None
         """The span of the request, where requests are traced."""
         self.first_byte = 0.0

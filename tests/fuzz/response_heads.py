@@ -68,7 +68,7 @@ def stated(length: int | None) -> Framing:
 
 def says_the_same(came: Head, head: ResponseHead, *, http11: bool, close: bool) -> None:
     """Compare what leaves for one kind of client with what came."""
-    left = read_head(rewrite.response_head(head, http11=http11, close=close))
+    left = read_head(rewrite.response_head(head, http11=http11, close=close) + b"\r\n")
     assert left.start.split(b" ", 2)[:2] == [b"HTTP/1.1", came.start.split(b" ")[1]]
     assert left.start.split(b" ", 2)[2] == came.start.partition(b" ")[2][4:]
     mentions = left.members(b"connection")
@@ -98,7 +98,7 @@ def passes(came: Head, head: ResponseHead, *, http11: bool) -> list[Pair]:
 
 def switches(came: Head, head: ResponseHead) -> None:
     """Read the head of a tunnel: ``Upgrade`` stays, nothing frames a body."""
-    left = read_head(rewrite.switching_head(head))
+    left = read_head(rewrite.switching_head(head) + b"\r\n")
     assert left.start.startswith(b"HTTP/1.1 101 ")
     assert left.values(b"connection") == [b"Upgrade"]
     assert left.values(b"upgrade") == came.values(b"upgrade")

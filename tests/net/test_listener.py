@@ -134,7 +134,6 @@ async def test_who_waits_at_the_end_is_served_and_who_comes_later_is_refused_not
     address = listener.address
     with closing(socket.create_connection(address)) as early, closing(socket.socket()) as late:
         await listener.drain()
-        assert len(ACCEPTED) == 1
         late.setblocking(False)
         assert late.connect_ex(address) == errno.EINPROGRESS  # after the last look at the queue
         listener.close()

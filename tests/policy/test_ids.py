@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastrouter.policy.ids import id_line, request_id_of, trace_id_in, traceparent_of
+from fastrouter.policy.ids import HEAD_END, request_id_of, trace_id_in, traceparent_of
 from fastrouter.wire.heads import parse_request
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -35,7 +35,7 @@ def test_what_is_not_there_or_stops_here_is_none(lines: tuple[str, ...]) -> None
 
 
 def test_the_line_ends_a_head() -> None:
-    assert id_line(b"abc") == b"X-Request-ID: abc\r\n\r\n"
+    assert HEAD_END % b"abc" == b"X-Request-ID: abc\r\n\r\n"
 
 
 def test_one_traceparent_is_taken_as_it_came() -> None:

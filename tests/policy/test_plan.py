@@ -234,7 +234,7 @@ class TestResponse:
 
     def test_the_kept_head_is_the_one_for_a_client_of_http_1_1_that_stays(self) -> None:
         found = plan_response(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\ncontent-length: 5\r\n\r\n")
-        assert found.kept_head == b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
+        assert found.kept_head == b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"
         assert found.status == 200
 
     def test_a_malformed_head_is_no_plan(self) -> None:

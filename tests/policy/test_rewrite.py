@@ -36,8 +36,8 @@ def downstream(
     """Return the lines of the head for the client, to a sandbox's head of ``lines``."""
     head = parse_response(b"\r\n".join([start, *lines, b"", b""]))
     written = rewrite.response_head(head, http11=http11, close=close)
-    assert written.endswith(b"\r\n\r\n")
-    return written[:-4].split(b"\r\n")
+    assert written.endswith(b"\r\n")
+    return written[:-2].split(b"\r\n")
 
 
 HOP_BY_HOP = [
@@ -231,7 +231,6 @@ class TestUpgrade:
             b"Set-Cookie: a=b",
             b"Sec-WebSocket-Accept: x",
             b"Connection: Upgrade",
-            b"",
             b"",
         ]
 

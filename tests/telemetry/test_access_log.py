@@ -100,7 +100,7 @@ def written(path: Path, write: Callable[[AccessLog], None]) -> list[dict[str, An
 def test_a_line_tells_the_facts_of_its_request(tmp_path: Path) -> None:
     facts = outcome(status=201, bytes_in=7, bytes_out=9, upstream="10.0.0.7:8888", reused=True)
     before = datetime.now(UTC)
-    (line,) = written(tmp_path / "log", lambda log: log.record(subject("/a?secret"), facts, 0.0123456))
+    (line,) = written(tmp_path / "log", lambda log: log.record(subject("/a?secret"), facts, 0.0123459))
     told = datetime.fromisoformat(line.pop("time"))
     assert before.timestamp() - 0.001 <= told.timestamp() <= datetime.now(UTC).timestamp()
     assert line == {
@@ -109,7 +109,7 @@ def test_a_line_tells_the_facts_of_its_request(tmp_path: Path) -> None:
         "sandbox_id": "box",
         "namespace": "default",
         "status": 201,
-        "duration_ms": 12.346,
+        "duration_ms": 12.345,
         "bytes_in": 7,
         "bytes_out": 9,
         "upstream": "10.0.0.7:8888",
@@ -156,7 +156,7 @@ def test_the_second_of_the_time_follows_the_clock(tmp_path: Path, monkeypatch: p
     def write(log: AccessLog) -> None:
         for now in (1700000000.25, 1700000000.999, 1700000001.0):
             monkeypatch.setattr(time, "time", lambda now=now: now)
-            log.record(subject(), outcome(), 0.0)
+            log.record(subject(), outcome(started=now), 0.0)
 
     times = [line["time"] for line in written(tmp_path / "log", write)]
     assert times == ["2023-11-14T22:13:20.250Z", "2023-11-14T22:13:20.999Z", "2023-11-14T22:13:21.000Z"]

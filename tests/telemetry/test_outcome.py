@@ -23,7 +23,7 @@ def test_an_outcome_begins_without_a_status_and_without_bytes() -> None:
         "first_byte": 0.0,
         "trace": None,
         "request_id": b"",
-        "id_line": b"",
+        "head_end": b"\r\n",
     }
 
 
