@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import os
 import resource
 import sys
 import threading
@@ -69,7 +70,8 @@ async def router(settings: Settings, **more: Any) -> AsyncIterator[Server]:
 
 
 def _tracer_of(settings: Settings) -> Tracer | None:
-    if not settings.otel_endpoint:
+    # With the SDK switched off by its own variable, spans would have no ids.
+    if not settings.otel_endpoint or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     try:
         from fastrouter.telemetry.tracing import Tracer  # noqa: PLC0415 - an extra: a router does without

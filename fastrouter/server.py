@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from functools import partial
 from operator import attrgetter
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from fastrouter.tls import Certificates
 
 _WARNING_SECONDS = 1.0
+# At the limit of files, pauses may come several times a second: the first of each minute is told.
+_PAUSE_SECONDS = 60.0
 # Short of files, who has been idle for so long makes room; below that, the next request may be on its way.
 _SPARE_SECONDS = 5.0
 
@@ -78,7 +81,8 @@ class Server:
         self.leaving = False
         """Set when the router was told to stop: not ready, though it may serve on for a while."""
         self.shutting_down = False
-        self._quiet_until = 0.0
+        self._quiet_until = self._pause_told_until = -math.inf
+        self._pause_is_told = False
         self.metrics = Metrics()
         self.accounts = Accounts(self.metrics, access_log, gives_ids=settings.request_id, tracer=tracer)
         self._started = time.time()
@@ -197,7 +201,10 @@ class Server:
             self.pool.shed(SHED)
         if self._room.is_short(self._promised()) and not self._listeners.paused:
             self._listeners.pause()
-            _log.warning("out of file descriptors: accepting no connections", extra=self._numbers())
+            self._pause_is_told = (now := time.monotonic()) >= self._pause_told_until
+            if self._pause_is_told:
+                self._pause_told_until = now + _PAUSE_SECONDS
+                _log.warning("out of file descriptors: accepting no connections", extra=self._numbers())
 
     def _promised(self) -> int:
         """Return how many files the clients may need: each its own, and one for a sandbox (as HAProxy does).
@@ -250,7 +257,8 @@ class Server:
             self.certificates.reload_if_changed()
         if self._listeners.paused and self._room.is_back(self._promised()) and not self.shutting_down:
             self._listeners.resume()
-            _log.info("accepting connections again", extra=self._numbers())
+            if self._pause_is_told:
+                _log.info("accepting connections again", extra=self._numbers())
         elif self._listeners.paused:
             self._spare_idle_clients(now)
         if self.shutting_down:

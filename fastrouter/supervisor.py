@@ -163,6 +163,10 @@ async def _serve_by(fleet: Fleet, settings: Settings, reload: Reload, told: Told
     except StartError as error:
         _log.error("cannot start", extra={"error": str(error)})
         return error.code
+    except (OSError, RuntimeError) as error:  # no descriptor, process or thread left
+        _log.error("cannot start a worker", extra={"error": str(error)})
+        await fleet.shutdown()
+        return 1
     _tell_start(settings, fleet.address, fleet.secure_address)
     settle_memory()
     renewing = asyncio.create_task(_renew(fleet, asked, reload))

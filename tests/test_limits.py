@@ -195,11 +195,10 @@ class TestOpenFiles:
                 assert (await client.response())[1] == b'{"status":"ok"}'
                 client.close()
             said = [line["message"] for line in router.lines if "accepting" in line.get("message", "")]
-            assert said[:2] == [
+            assert said == [  # once, though clients that come and go make it pause again
                 "out of file descriptors: accepting no connections",
                 "accepting connections again",
             ]
-            assert len(said) <= 4  # told once each time, not once for each client
 
     async def test_clients_that_have_been_idle_for_longest_make_way_for_others(self) -> None:
         async with stage() as router:

@@ -10,6 +10,8 @@ from unittest import mock
 import pytest
 
 from fastrouter import runtime
+from fastrouter.policy.plan import plan_request
+from fastrouter.policy.rules import Rules
 from fastrouter.settings import Settings
 from fastrouter.telemetry.tracing import Tracer
 from tests.otlp import receiver
@@ -30,6 +32,18 @@ async def test_traces_without_their_extra_are_a_clear_error(monkeypatch: pytest.
     with pytest.raises(runtime.StartError, match=r"pip install 'fastrouter\[otel\]'"):
         async with runtime.router(Settings(otel_endpoint="http://127.0.0.1:1")):
             pass
+
+
+@pytest.mark.parametrize("value", ["true", " TRUE "])
+async def test_opentelemetrys_own_switch_turns_traces_off(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", value)
+    monkeypatch.setattr(runtime, "raise_file_limit", lambda: 0)
+    async with runtime.router(Settings(otel_endpoint="http://127.0.0.1:1")) as server:
+        assert (
+            server.accounts.begin(plan_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Rules())).trace is None
+        )
 
 
 async def test_tls_files_that_are_not_there_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,11 @@ class TestShutdown:
             assert 0.2 < time.monotonic() - began < 1.5
             assert await client.rest() == b""
             await eventually(lambda: box.visits[0].ended)
+            (line,) = router.access_lines()
+            assert (line["status"], line["error"]) == (
+                503,
+                "shutting_down",
+            )  # by the router, not by its client
 
     @pytest.mark.parametrize("last", [b"", b"Connection: close"])
     async def test_a_client_that_takes_nothing_cannot_hold_it_up_for_ever(self, last: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import resource
@@ -11,12 +12,14 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from fastrouter import __version__, cpus, runtime, supervisor
+from fastrouter import __version__, cpus, launch, runtime, supervisor, workers
 from fastrouter.demo.dns import DnsServer
 from fastrouter.settings import Settings, SettingsError
+from fastrouter.telemetry import logs
 from tests.processes import RouterProcess, router_process
 from tests.support import (
     ScriptedSandbox,
@@ -262,6 +265,25 @@ class TestWorkers:
         assert process.returncode == 1
         assert b'"message": "cannot listen"' in output
         assert output.count(b"\n") == 1
+
+    async def test_a_worker_that_cannot_be_started_is_exit_code_1_and_leaves_none_behind(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        begun: list[launch.Worker] = []
+
+        async def once(*args: Any) -> launch.Worker:
+            if begun:
+                raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+            begun.append(await launch.launch(*args))
+            return begun[0]
+
+        monkeypatch.setattr(workers, "launch", once)
+        monkeypatch.setattr(logs, "send_through", lambda *_, **__: None)
+        monkeypatch.setattr(logs, "set_up", lambda *_, **__: None)
+        settings = Settings(host="127.0.0.1", port=0, workers=2, health_port=None, metrics_port=None)
+        assert await supervisor.serve(settings) == 1
+        assert begun[0].code is not None
+        assert [record.message for record in caplog.records] == ["cannot start a worker"]
 
     async def test_settings_are_read_again_and_invalid_ones_change_nothing(self) -> None:
         asked = asyncio.Event()

@@ -249,13 +249,10 @@ class Downstream(Inbound):
         cause = error.cause
         outcome.status = cause.status
         outcome.fail(cause.reason, upstreams=cause.blames_sandbox)
-        sandbox = sandbox_of(plan)
-        head_only = plan is not None and plan.method == b"HEAD"
-        detail = error.detail(sandbox)
         reply = replies.error_reply(
-            *(cause.status, detail, cause.reason),
+            *(cause.status, error.detail(sandbox_of(plan)), cause.reason),
             close=close,
-            head_only=head_only,
+            head_only=plan is not None and plan.method == b"HEAD",
             lines=outcome.head_end[:-2],
         )
         self.write(reply)
@@ -343,6 +340,8 @@ class Downstream(Inbound):
 
     def leave(self) -> None:
         """End the connection for the router's own reasons; what is unfinished is cut off."""
+        if self.phase is EXCHANGE:
+            self._exchange.cut()
         if self._exchange.ends_by_close:
             self.reset()
         elif self.busy:
