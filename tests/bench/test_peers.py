@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from http.client import HTTPConnection
+from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,12 +102,21 @@ def test_connections_to_sandboxes_are_kept_where_the_program_can(running: Runnin
 
 
 def test_downloads_and_uploads_arrive_whole(running: Running) -> None:
-    with closing(running.connect()) as client:
-        client.request("GET", "/download", headers=running.headers(1))
-        assert client.getresponse().read() == BLOCK * 3
-        told = running.execute(client, 0, BLOCK * 3)
+    # Go's client, in Caddy, now and then closes a connection whose answer came before it had noted the end of
+    # its own writing.
+    for left in reversed(range(5 if running.peer.name == "caddy" else 1)):
+        with closing(running.connect()) as client:
+            client.request("GET", "/download", headers=running.headers(1))
+            assert client.getresponse().read() == BLOCK * 3
+            try:
+                told = running.execute(client, 0, BLOCK * 3)
+            except IncompleteRead:
+                if not left:
+                    raise
+                continue
         assert told["received"] == 3 * len(BLOCK)
         assert told["intact"]
+        break
 
 
 def test_events_are_passed_on_one_by_one_and_at_once(running: Running) -> None:
