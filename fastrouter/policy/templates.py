@@ -6,6 +6,8 @@ ordinary way, and looking where the marks went. ``tests/properties/test_template
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -90,6 +92,26 @@ class RequestTemplate:
         self._longest_timeout = rules.longest_timeout
         self._longest_body = rules.longest_body
 
+    def narrow(self, values: list[bytes], places: list[int]) -> RequestTemplate | None:
+        """Return the template of heads that differ in ``places`` only; ``fill`` takes what is there.
+
+        The other values are those of the head with ``values``; None where that needs a closer look.
+        """
+        plan = self.fill(b"", values)
+        if plan is None:
+            return None
+        narrowed = copy(self)
+        narrowed._plan = plan.with_values(
+            b"", b"", plan.body_length, plan.timeout, plan.request_id, plan.traceparent
+        )
+        narrowed._upstream = self._upstream.narrow(values, places)
+        narrowed._trusted = self._trusted.narrow(values, places) if self._trusted else None
+        narrowed._length = _where(self._length, places)
+        narrowed._timeout = _where(self._timeout, places)
+        narrowed._trace = _where(self._trace, places)
+        narrowed._id = _where(self._id, places)
+        return narrowed
+
     def names(self, values: list[bytes]) -> tuple[bytes, bytes]:
         """Return the id and the trace of one head."""
         plan = self._plan
@@ -98,7 +120,7 @@ class RequestTemplate:
             plan.traceparent if self._trace is None else values[self._trace],
         )
 
-    def fill(self, raw: bytes, values: list[bytes]) -> RequestPlan | None:
+    def fill(self, raw: bytes, values: Sequence[bytes]) -> RequestPlan | None:
         """Return the plan of one head; None where its values need a closer look."""
         plan = self._plan
         length, timeout = plan.body_length, plan.timeout
@@ -156,7 +178,15 @@ class ResponseTemplate:
         # 204 and 304 may tell a length, and have no body.
         self._has_length = self._length is not None and marked.length == int(marks.values[self._length])
 
-    def fill(self, raw: bytes, values: list[bytes]) -> ResponsePlan:
+    def narrow(self, values: list[bytes], places: list[int]) -> ResponseTemplate:
+        """Return the template of heads that differ in ``places`` only: see ``RequestTemplate.narrow``."""
+        narrowed = copy(self)
+        narrowed._plan = self.fill(b"", values)
+        narrowed._kept = self._kept.narrow(values, places)
+        narrowed._length = _where(self._length, places)
+        return narrowed
+
+    def fill(self, raw: bytes, values: Sequence[bytes]) -> ResponsePlan:
         """Return the plan of one head."""
         plan = self._plan
         framing, length = plan.framing, plan.length
@@ -175,6 +205,10 @@ class ResponseTemplate:
             length,
             plan.has_request_id,
         )
+
+
+def _where(place: int | None, places: list[int]) -> int | None:
+    return places.index(place) if place in places else None
 
 
 def _only(places: list[int]) -> int | None:

@@ -77,7 +77,8 @@ class AccessLog:
             self._stamp = _stamp(int(time.time() * 1000))
         # Written so for its speed: formatting a float costs as much as all the rest.
         whole = int(seconds * 1_000_000)
-        if (request_id := outcome.request_id).isalnum():  # most are, and nothing in them needs an escape
+        # Digits, a UUID: most are such, and nothing in them needs an escape.
+        if (request_id := outcome.request_id).replace(b"-", b"").isalnum():
             names = f',"request_id":"{request_id[:LONGEST_ID].decode("ascii")}"'
         else:
             names = f',"request_id":{_escaped(request_id)}' if request_id else ""

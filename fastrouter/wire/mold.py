@@ -8,6 +8,9 @@ lets pass has the same template as that head: see ``wire.template``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from struct import Struct
 from typing import Final, Generic, Protocol, TypeVar
 
 from fastrouter.wire.template import lengths_between
@@ -30,29 +33,37 @@ class Template(Protocol[T_co]):
     numbers: frozenset[int]
     """The places of values that have to be numbers."""
 
-    def fill(self, raw: bytes, values: list[bytes]) -> T_co | None:
+    def narrow(self, values: list[bytes], places: list[int]) -> Template[T_co] | None:
+        """Return the template of heads that differ from the one with ``values`` in ``places`` only."""
+
+    def fill(self, raw: bytes, values: Sequence[bytes]) -> T_co | None:
         """Return what the head with these values comes to; None: it needs a closer look."""
 
 
 class Mold(Generic[T]):
-    """A head with its template; with ``holes``, the places where the one before it differed."""
+    """A head with its template; with a ``_split``, the places where the one before it differed."""
 
-    __slots__ = ("_holes", "_solid", "_values", "hits", "raw", "template", "tries")
+    __slots__ = ("_narrow", "_numbers", "_solid", "_split", "_values", "hits", "length", "template", "tries")
 
     def __init__(self, raw: bytes, template: Template[T], values: list[bytes], tries: int) -> None:
-        self.raw = raw
+        self.length = len(raw)
         self.template = template
         self.tries = tries
         self.hits = 0
         self._values = values
-        self._solid: list[tuple[int, int, bytes]] = []
-        self._holes: list[tuple[int, int, int, bool]] = []
+        self._split: Struct | None = None
+        """Cuts a head of this length into what is solid and, between, the holes."""
+        self._solid: tuple[bytes, ...] = ()
+        self._numbers: tuple[int, ...] = ()
+        """Which of the holes have numbers in them."""
+        self._narrow: Template[T] | None = None
+        """The template of what is in the holes alone."""
 
     def next(self, raw: bytes, template: Template[T], key: bytes, values: list[bytes]) -> Mold[T]:
         """Return the mold of a head that this one did not fit."""
         mold = Mold(raw, template, values, 0 if self.hits >= _WORTH_IT else self.tries + 1)
-        if template is self.template and len(raw) == len(self.raw):
-            mold._open(key, self._values)
+        if template is self.template and [*map(len, values)] == [*map(len, self._values)]:
+            mold._open(raw, key, self._values)
         return mold
 
     @property
@@ -60,34 +71,44 @@ class Mold(Generic[T]):
         """Whether it is time to stop making molds for such heads."""
         return self.tries > _MOST_TRIES
 
-    def _open(self, key: bytes, before: list[bytes]) -> None:
+    def _open(self, raw: bytes, key: bytes, before: list[bytes]) -> None:
         """Make holes where the values differ from those of the head before."""
-        raw, at = self.raw, 0
-        start = 0
+        places: list[int] = []
+        lengths: list[int] = []
+        at = start = 0
         for place, (length, value) in enumerate(zip(lengths_between(key), self._values, strict=False)):
             start += length
             end = start + len(value)
             if value != before[place]:
-                self._solid.append((at, start, raw[at:start]))
-                self._holes.append((place, start, end, place in self.template.numbers))
+                places.append(place)
+                lengths += (start - at, end - start)
                 at = end
             start = end
-        self._solid.append((at, len(raw), raw[at:]))
-        if len(self._holes) > _MOST_HOLES or [*map(len, before)] != [*map(len, self._values)]:
-            self._solid.clear()
+        if len(places) > _MOST_HOLES:
+            return
+        self._narrow = self.template.narrow(self._values, places)
+        self._split = _split_at((*lengths, len(raw) - at))
+        self._solid = self._split.unpack(raw)[::2]
+        self._numbers = tuple(hole for hole, place in enumerate(places) if place in self.template.numbers)
 
     def read(self, raw: bytes) -> T | None:
         """Return what a head comes to that has this shape; None for any other."""
-        if len(raw) != len(self.raw) or not self._solid:
+        if self._split is None or self._narrow is None or len(raw) != self.length:
             return None
-        for start, end, solid in self._solid:
-            if raw[start:end] != solid:
+        pieces = self._split.unpack(raw)
+        if pieces[::2] != self._solid:
+            return None
+        found = pieces[1::2]
+        if b"".join(found).translate(None, _VISIBLE):
+            return None
+        for hole in self._numbers:
+            if not found[hole].isdigit() or found[hole][0] == _ZERO:
                 return None
-        values = self._values.copy()
-        for place, start, end, number in self._holes:
-            value = raw[start:end]
-            if value.translate(None, _VISIBLE) or (number and (not value.isdigit() or value[0] == _ZERO)):
-                return None
-            values[place] = value
         self.hits += 1
-        return self.template.fill(raw, values)
+        return self._narrow.fill(raw, found)
+
+
+@lru_cache(maxsize=1024)
+def _split_at(lengths: tuple[int, ...]) -> Struct:
+    """Return what cuts a head into pieces of these lengths: one for the heads of all sandboxes."""
+    return Struct("".join(f"{length}s" for length in lengths))

@@ -10,7 +10,7 @@ so whether a head is well-formed, and what it means, follows from the key alone 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from fastrouter.wire.fields import TOKEN
@@ -86,7 +86,22 @@ class Text:
             self._pieces += (b"", text)
         self._places = None if places == list(range(len(places))) else places
 
-    def fill(self, values: list[bytes]) -> bytes:
+    def narrow(self, values: list[bytes], open_places: list[int]) -> Text:
+        """Return the text with ``values`` in all places but ``open_places``, which are counted anew."""
+        fixed = Text(b"", b"\0")
+        places = self._places or range(len(self._pieces) // 2)
+        pieces, left = [self._pieces[0]], []
+        for place, text in zip(places, self._pieces[2::2], strict=True):
+            if place in open_places:
+                left.append(open_places.index(place))
+                pieces += (b"", text)
+            else:
+                pieces[-1] += values[place] + text
+        fixed._pieces = pieces
+        fixed._places = None if left == list(range(len(left))) else left
+        return fixed
+
+    def fill(self, values: Sequence[bytes]) -> bytes:
         """Return the text with the values in their places."""
         pieces = self._pieces.copy()
         places = self._places

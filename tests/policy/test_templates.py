@@ -160,3 +160,54 @@ class TestIds:
         plan = template.fill(b"", [b"c", b"d"])
         assert plan is not None
         assert (plan.request_id, plan.traceparent) == (b"c", b"d")
+
+
+LINES = (
+    b"Content-Length: 21",
+    b"X-Request-ID: abc",
+    b"X-Sandbox-Timeout: 7",
+    b"traceparent: 00-1",
+    b"Accept: */*",
+)
+OTHERS = [b"34", b"def", b"9", b"00-2", b"text/html"]
+
+
+class TestNarrow:
+    """What is settled by some of the values, and what is left to the others."""
+
+    @pytest.mark.parametrize("places", [[], [0], [1], [2], [3], [4], [0, 2], [1, 3], [0, 1, 2, 3, 4]])
+    def test_a_request_comes_to_the_same(self, places: list[int]) -> None:
+        rules = Rules(request_ids=True, trusts_proxies=True, longest_timeout=60.0)
+        template = learn(*LINES, rules=rules)
+        assert template is not None
+        old = [line.split(b": ")[1] for line in LINES]
+        narrow = template.narrow(old, places)
+        assert narrow is not None
+        lines = [
+            line.split(b": ")[0] + b": " + (OTHERS if place in places else old)[place]
+            for place, line in enumerate(LINES)
+        ]
+        assert narrow.fill(b"", [OTHERS[place] for place in places]) == plan_request(request(*lines), rules)
+
+    def test_a_value_that_needs_a_closer_look_has_none(self) -> None:
+        template = learn(b"X-Sandbox-Timeout: 7", rules=Rules(longest_timeout=60.0))
+        assert template is not None
+        assert template.narrow([b"0"], []) is None
+
+    def test_limits_hold_for_what_is_left(self) -> None:
+        template = learn(b"Content-Length: 21", rules=Rules(longest_body=50))
+        assert template is not None
+        narrow = template.narrow([b"21"], [0])
+        assert narrow is not None
+        assert narrow.fill(b"", [b"51"]) is None
+        assert narrow.fill(b"", [b"50"]) is not None
+
+    @pytest.mark.parametrize("places", [[], [0], [1], [0, 1]])
+    def test_a_response_comes_to_the_same(self, places: list[int]) -> None:
+        template = learn_response(b"Date: a", b"Content-Length: 3")
+        assert template is not None
+        old, new = [b"a", b"3"], [b"b", b"44"]
+        narrow = template.narrow(old, places)
+        date, length = ((new if place in places else old)[place] for place in (0, 1))
+        raw = response(b"Date: " + date, b"Content-Length: " + length)
+        assert narrow.fill(raw, [new[place] for place in places]) == plan_response(raw)

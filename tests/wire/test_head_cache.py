@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from fastrouter.errors import MalformedMessageError
@@ -15,9 +17,13 @@ class UpperTemplate:
         self._start = key.upper() + b" "
         self.numbers: frozenset[int] = frozenset()
 
-    def fill(self, raw: bytes, values: list[bytes]) -> bytes | None:
+    def narrow(self, values: list[bytes], places: list[int]) -> UpperTemplate:
+        assert (len(values), places) == (1, [0])
+        return self
+
+    def fill(self, raw: bytes, values: Sequence[bytes]) -> bytes | None:
         assert raw.endswith(b" " + values[0])
-        return None if values == [b"odd"] else self._start + values[0].upper()
+        return None if [*values] == [b"odd"] else self._start + values[0].upper()
 
 
 class UpperTemplates:

@@ -134,7 +134,7 @@ def test_the_number_of_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         counts.add(len(cache._molds))
     assert counts == {1, 2, 3}
     ask(cache, *(head(b"%d" % number + b"x" * 1024) for number in range(5)))
-    assert max(len(mold.raw) for mold in cache._molds.values()) < 1024
+    assert max(mold.length for mold in cache._molds.values()) < 1024
 
 
 _GOOD = [b"1234", b"5678", b"9012", b"3456"]

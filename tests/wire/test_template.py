@@ -113,3 +113,18 @@ class TestText:
 
     def test_a_text_without_marks_stays(self) -> None:
         assert Text(b"text", b"#").fill([b"x"]) == b"text"
+
+    @pytest.mark.parametrize(
+        "marked", [b"a #0. b #1. c #2. d", b"#2. #0. #2.#1.", b"#1.", b"text", b"#0.#1.#2."]
+    )
+    @pytest.mark.parametrize("places", [[], [0], [1, 2], [0, 1, 2], [2]])
+    def test_where_some_values_are_settled_the_others_are_taken_alone(
+        self, marked: bytes, places: list[int]
+    ) -> None:
+        text = Text(marked, b"#")
+        narrow = text.narrow([b"x", b"yy", b"zzz"], places)
+        new = [b"1", b"22", b"333"]
+        old = [b"x", b"yy", b"zzz"]
+        whole = [(new if place in places else old)[place] for place in range(3)]
+        assert narrow.fill([new[place] for place in places]) == text.fill(whole)
+        assert text.fill(new) == Text(marked, b"#").fill(new)
