@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import logging
-import os
 import resource
 import sys
 import threading
@@ -70,14 +69,17 @@ async def router(settings: Settings, **more: Any) -> AsyncIterator[Server]:
 
 
 def _tracer_of(settings: Settings) -> Tracer | None:
-    # With the SDK switched off by its own variable, spans would have no ids.
-    if not settings.otel_endpoint or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if not settings.otel_endpoint:
         return None
     try:
         from fastrouter.telemetry.tracing import Tracer  # noqa: PLC0415 - an extra: a router does without
     except ModuleNotFoundError as error:
         raise StartError(f"traces need {error.name}: pip install 'fastrouter[otel]'") from error
-    return Tracer(settings.otel_endpoint, __version__)
+    tracer = Tracer(settings.otel_endpoint, __version__)
+    if tracer.is_on:
+        return tracer
+    tracer.close()
+    return None
 
 
 async def _send_the_last(tracer: Tracer) -> None:

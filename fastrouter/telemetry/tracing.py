@@ -15,7 +15,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("fastrouter", version)
         self._epoch = time.time_ns() - time.monotonic_ns()
+
+    @property
+    def is_on(self) -> bool:
+        """False where OpenTelemetry is switched off by its own ``OTEL_SDK_DISABLED``: spans would have no ids."""
+        return not isinstance(self._tracer, NoOpTracer)
 
     def begin(self, method: str, traceparent: bytes, tracestate: bytes, started: float) -> Trace:
         """Begin the span of a request that came at ``started``, in its client's trace where there is one."""
