@@ -60,7 +60,7 @@ class Tracer:
 
     @property
     def is_on(self) -> bool:
-        """False where OpenTelemetry is switched off by its own ``OTEL_SDK_DISABLED``: spans would have no ids."""
+        """False where ``OTEL_SDK_DISABLED`` (OpenTelemetry) says so: spans would have no ids."""
         return not isinstance(self._tracer, NoOpTracer)
 
     def begin(self, method: str, traceparent: bytes, tracestate: bytes, started: float) -> Trace:
