@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
+import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, cast
 
+import trustme
 import uvloop
 
 from bench.processes import free_port
@@ -34,6 +36,8 @@ UNSENT: Final = HELD + 2 * READ
 LONG: Final = HELD + 2 * 1024 * KIB
 # The objects of a connection that holds nothing: itself, its transport, its task.
 OBJECTS: Final = 12 * KIB
+# What OpenSSL keeps of a connection, its buffers included.
+TLS: Final = 64 * KIB
 NAME: Final = "box-%d.default.svc.cluster.local"
 WARM: Final = 20
 FILLING: Final = b"x" * (24 * 1024 * KIB)  # more than the kernel's buffers of one connection hold
@@ -79,15 +83,18 @@ class State:
     """Whether clients read."""
     listens: bool = True
     """Whether the sandbox can be reached."""
+    tls: bool = False
+    """Whether clients come by TLS."""
 
     @property
     def limit(self) -> int:
         """Bytes that one may cost."""
-        return self.bound + OBJECTS * (1 + self.sandboxes)
+        return self.bound + OBJECTS * (1 + self.sandboxes) + TLS * self.tls
 
 
 STATES: Final = (
     State("idle", 2000, HEALTH, reads=True),
+    State("idle, by TLS", 500, HEALTH, reads=True, tls=True),
     State(
         "idle, and its sandbox's connection too",
         1000,
@@ -220,36 +227,51 @@ async def sandbox(state: State, keep: list[Peer]) -> AsyncIterator[int]:
             yield port
 
 
+@contextmanager
+def certificate() -> Iterator[tuple[dict[str, str], ssl.SSLContext]]:
+    """Yield the settings of a router with a certificate of its own, and what trusts it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with issued.private_key_pem.tempfile() as key, issued.cert_chain_pems[0].tempfile() as chain:
+        yield {"TLS_KEY_FILE": key, "TLS_CERT_FILE": chain, "HTTPS_PORT": str(free_port())}, trusting
+
+
 async def cost(state: State) -> float:
     """Return the bytes that one connection costs in a state."""
     keep: list[Peer] = []
     port = free_port()
-    async with (
-        sandbox(state, keep) as target,
-        DnsServer({NAME % each: ["127.0.0.1"] for each in range(state.count)}, record=False) as dns,
-        child(
-            *("fastrouter", "serve", "--host", "127.0.0.1", "--port", str(port)),
-            DNS_SERVERS=dns.address,
-            DIAL_RETRY_SECONDS="120",
-            KEEPALIVE_EXPIRY_SECONDS="120",
-            MAX_KEEPALIVE_CONNECTIONS="10000",
-            WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT="0",
-            WEBSOCKET_MAX_MESSAGE_BYTES="0",
-            ALLOW_UNAUTHENTICATED_ROUTER="true",
-        ) as pid,
-    ):
-        head = state.head.replace(b"%PORT%", b"%d" % target)
-        # What the process needs once, for the first ones, is not the cost of one more.
-        keep += await connect(port, replace(STATES[0], count=WARM), HEALTH)
-        before = await settled(lambda: resident(pid))
-        keep += await connect(port, state, head)
-        after = await settled(lambda: resident(pid))
-        for peer in keep:
-            peer.transport.abort()
+    names = {NAME % each: ["127.0.0.1"] for each in range(state.count)}
+    with certificate() as (files, trusting):
+        async with (
+            sandbox(state, keep) as target,
+            DnsServer(names, record=False) as dns,
+            child(
+                *("fastrouter", "serve", "--host", "127.0.0.1", "--port", str(port)),
+                DNS_SERVERS=dns.address,
+                DIAL_RETRY_SECONDS="120",
+                KEEPALIVE_EXPIRY_SECONDS="120",
+                MAX_KEEPALIVE_CONNECTIONS="10000",
+                WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT="0",
+                WEBSOCKET_MAX_MESSAGE_BYTES="0",
+                ALLOW_UNAUTHENTICATED_ROUTER="true",
+                **(files if state.tls else {}),
+            ) as pid,
+        ):
+            door, trusted = (int(files["HTTPS_PORT"]), trusting) if state.tls else (port, None)
+            head = state.head.replace(b"%PORT%", b"%d" % target)
+            # What the process needs once, for the first ones, is not the cost of one more.
+            keep += await connect(door, trusted, replace(STATES[0], count=WARM), HEALTH)
+            before = await settled(lambda: resident(pid))
+            keep += await connect(door, trusted, state, head)
+            after = await settled(lambda: resident(pid))
+            for peer in keep:
+                peer.transport.abort()
     return (after - before) / state.count
 
 
-async def connect(port: int, state: State, head: bytes) -> list[Peer]:
+async def connect(port: int, trusting: ssl.SSLContext | None, state: State, head: bytes) -> list[Peer]:
     """Open the connections of a state, each for a sandbox of its own."""
     loop = asyncio.get_running_loop()
     opened: list[Peer] = []
@@ -261,7 +283,8 @@ async def connect(port: int, state: State, head: bytes) -> list[Peer]:
         await loop.sock_connect(sock, ("127.0.0.1", port))
         says = head.replace(b"%NUMBER%", b"%d" % number), state.more
         client = partial(Peer, *says, asked=False, reads=state.reads, keep=opened)
-        await loop.create_connection(client, sock=sock)
+        name = "localhost" if trusting is not None else None
+        await loop.create_connection(client, sock=sock, ssl=trusting, server_hostname=name)
     return opened
 
 

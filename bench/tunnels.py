@@ -60,7 +60,8 @@ async def child(*words: str, **environ: str) -> AsyncIterator[int]:
         sys.executable, "-m", *words, env={**os.environ, **off, **environ}, stdout=asyncio.subprocess.PIPE
     )
     output = cast(asyncio.StreamReader, process.stdout)
-    await output.readline()  # it says that it listens
+    while b"listening" not in (line := await output.readline()) and line:
+        pass
     drain = asyncio.ensure_future(output.read())
     try:
         yield process.pid

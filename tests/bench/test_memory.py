@@ -26,6 +26,11 @@ async def test_an_idle_tunnel_costs_no_more_than_its_bound() -> None:
     assert 1024 < await cost(state) <= state.limit
 
 
+async def test_an_idle_client_by_tls_costs_no_more_than_its_bound() -> None:
+    state = replace(NAMES["idle, by TLS"], count=100)
+    assert 8192 < await cost(state) <= state.limit
+
+
 async def test_what_costs_more_than_its_bound_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
