@@ -41,5 +41,6 @@ def snapshot_of(server: Server, started: float) -> Snapshot:
         "tunnels": {(): server.tunnels.open},
         "log_lines_dropped": {(): log.dropped if log is not None else 0},
         "accepting": {(): server.accepting},
+        "tls_handshake_failures": {(): server.failed_handshakes},
     }
     return told

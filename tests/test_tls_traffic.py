@@ -413,6 +413,7 @@ class TestHandshakes:
             client.close()
             await eventually(lambda: not set_.server.connections)
             assert set_.server.failed_handshakes == 1
+            assert set_.server.snapshot().values["tls_handshake_failures"] == {(): 1}
             assert set_.access_lines() == []
 
     async def test_tls_on_the_plain_port_ends(self, files: Files) -> None:

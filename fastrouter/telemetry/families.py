@@ -86,6 +86,7 @@ FAMILIES: Final = (
     Family("time_to_first_byte_seconds", "histogram", "Until the response head.", (), DURATIONS),
     Family("downstream_connections", "gauge", "Client connections that are open."),
     Family("downstream_connections_accepted", "counter", "Client connections accepted."),
+    Family("tls_handshake_failures", "counter", "TLS handshakes of clients that failed."),
     Family(
         "upstream_connections",
         "gauge",
