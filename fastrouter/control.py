@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import ipaddress
 import json
+import signal
 import socket
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -18,6 +19,9 @@ Ask = Literal["snapshot", "unready"]
 
 Order = Literal["shutdown", "retire"]
 """How a worker ends: with the router, or because another one takes over."""
+
+PARENTS_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Nothing to a worker: the parent does what they ask for."""
 
 # A snapshot may have a row for each of many namespaces.
 _LONGEST_LINE: Final = 16 * 1024 * 1024

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from fastrouter.errors import (
     REQUEST_TIMEOUT,
-    SHUTTING_DOWN,
     UPSTREAM_CLOSED,
     UPSTREAM_TIMEOUT,
     MalformedMessageError,
@@ -315,11 +314,6 @@ class Exchange(ResponseSide):
             return
         waits_for_client = not self._request_sent() and not self._client.reading_paused
         self.upstream.fail(RouterError(REQUEST_TIMEOUT if waits_for_client else UPSTREAM_TIMEOUT))
-
-    def cut(self) -> None:
-        """Note that the router itself ends the exchange under way: it stops, and its grace time is over."""
-        self.outcome.status = self.outcome.status or SHUTTING_DOWN.status
-        self.outcome.fail(SHUTTING_DOWN.reason, upstreams=False)
 
 
 def _went_stale(lease: Lease, error: RouterError) -> bool:

@@ -213,9 +213,9 @@ async def launch(
 
 
 def _execute(channel: int, handed: Sequence[int], output: int) -> subprocess.Popen[bytes]:
-    # A worker inherits what is blocked: SIGHUP to all processes must not kill it before it ignores the
+    # A worker inherits what is blocked: what is sent to all processes must not kill it before it ignores the
     # signal. Blocked, not ignored: one that comes to the parent meanwhile waits and is not lost.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, control.PARENTS_SIGNALS)
     try:
         # The loop's own way forks Python in a process with threads; this one takes as little time.
         return subprocess.Popen(  # noqa: S603 - this Python, and a module of ours

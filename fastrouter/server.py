@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from fastrouter.tls import Certificates
 
 _WARNING_SECONDS = 1.0
-# At the limit of files, pauses may come several times a second: the first of each minute is told.
+# At the limit of files, pauses may come several times a second: one in a minute is told.
 _PAUSE_SECONDS = 60.0
 # Short of files, who has been idle for so long makes room; below that, the next request may be on its way.
 _SPARE_SECONDS = 5.0
@@ -199,12 +199,18 @@ class Server:
         """Close idle connections to sandboxes for want of files; with too many clients, stop accepting."""
         if self._room.is_short(len(self.connections) + self.pool.open + self.pool.dialer.under_way):
             self.pool.shed(SHED)
-        if self._room.is_short(self._promised()) and not self._listeners.paused:
+        short = self._room.is_short(self._promised())
+        if short and not (self._listeners.paused or self.shutting_down):
             self._listeners.pause()
-            self._pause_is_told = (now := time.monotonic()) >= self._pause_told_until
-            if self._pause_is_told:
-                self._pause_told_until = now + _PAUSE_SECONDS
-                _log.warning("out of file descriptors: accepting no connections", extra=self._numbers())
+            self._pause_is_told = False
+            self._tell_pause(time.monotonic())
+
+    def _tell_pause(self, now: float) -> None:
+        """Log a pause, once a minute at most."""
+        if not self._pause_is_told and now >= self._pause_told_until:
+            self._pause_is_told = True
+            self._pause_told_until = now + _PAUSE_SECONDS
+            _log.warning("out of file descriptors: accepting no connections", extra=self._numbers())
 
     def _promised(self) -> int:
         """Return how many files the clients may need: each its own, and one for a sandbox (as HAProxy does).
@@ -260,6 +266,7 @@ class Server:
             if self._pause_is_told:
                 _log.info("accepting connections again", extra=self._numbers())
         elif self._listeners.paused:
+            self._tell_pause(now)
             self._spare_idle_clients(now)
         if self.shutting_down:
             self._closed.set()  # a connection is idle or flushed without closing, too: look again

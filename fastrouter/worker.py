@@ -72,9 +72,9 @@ async def work(channel: Channel, server: Server) -> None:
     obedience = Obedience(channel, server)
     loop = asyncio.get_running_loop()
     # The parent's signals: whoever sends them to all processes of the router (systemd does) means the parent,
-    # which may have to serve on for a while. Until here SIGHUP was blocked (fastrouter.launch); ignored,
-    # what waits is dropped.
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # which may have to serve on for a while. Until here they were blocked (fastrouter.launch); ignored, what
+    # waits is dropped.
+    for each in control.PARENTS_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     await server.start()
     obeying = loop.create_task(obedience.obey())

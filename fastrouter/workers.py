@@ -231,6 +231,8 @@ class Fleet:
         finally:
             os.close(output)
         self._workers.add(worker)
+        if self.leaving:
+            worker.tell_leaving()
         leaver = asyncio.get_running_loop().create_task(self._see_off(worker))
         self._leavers.add(leaver)
         leaver.add_done_callback(self._leavers.discard)

@@ -145,12 +145,13 @@ async def test_one_that_does_not_begin_to_serve_is_killed(
     assert "does not start" in caplog.text
 
 
-async def test_sighup_does_not_end_one_that_is_starting() -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+async def test_what_is_sent_to_all_does_not_end_one_that_is_starting(number: signal.Signals) -> None:
     async with starting() as worker:
-        os.kill(worker.pid, signal.SIGHUP)
+        os.kill(worker.pid, number)
         assert await worker.started()
     # The parent itself hears it again.
-    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 async def test_an_answer_before_the_last_word_does_not_replace_it(worker: Worker) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
 
+from fastrouter import server
 from fastrouter.net.listener import Room
 from tests.processes import router_process
 from tests.support import Client, Stage, Visit, always, eventually, ok, request, settled, stage
@@ -199,6 +201,29 @@ class TestOpenFiles:
                 "out of file descriptors: accepting no connections",
                 "accepting connections again",
             ]
+
+    async def test_a_pause_that_lasts_is_told_though_one_before_it_was(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        monkeypatch.setattr(server, "_PAUSE_SECONDS", 0.5)
+
+        def said() -> list[str]:
+            return [record.message for record in caplog.records if "accepting" in record.message]
+
+        async with stage() as router:
+            router.server._room = Room(140)  # enough for 38 clients
+            first = [await router.client() for _ in range(40)]
+            await eventually(lambda: router.server._listeners.paused)
+            for client in first:
+                client.close()
+            await eventually(lambda: len(said()) == 2)
+            second = [await router.client() for _ in range(40)]
+            await eventually(lambda: router.server._listeners.paused)
+            await eventually(lambda: len(said()) == 3)
+            assert said()[0] == said()[2] != said()[1]
+            for client in second:
+                client.close()
 
     async def test_clients_that_have_been_idle_for_longest_make_way_for_others(self) -> None:
         async with stage() as router:

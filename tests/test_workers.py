@@ -150,6 +150,18 @@ class TestSource:
         assert await fleet.unready() == ["shutting down"]
 
 
+class TestLeaving:
+    async def test_one_that_starts_then_learns_of_it(self, fleet: Fleet) -> None:
+        fleet.leave()
+        victim = worker_of(fleet, 0)
+        victim.kill()
+        await eventually(lambda: worker_of(fleet, 0) is not victim and worker_of(fleet, 0).listening)
+        late = worker_of(fleet, 0)
+        await late.ask("snapshot")  # what was sent before is read by then
+        await late._channel.close()  # the parent is gone, by a second signal
+        assert await late.ended() == 1
+
+
 class TestReplacing:
     async def test_one_that_ended_is_replaced_and_what_it_counted_stays(self, fleet: Fleet) -> None:
         await ask(fleet, 30)

@@ -8,7 +8,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from fastrouter.accounts import LEFT, sandbox_of
+from fastrouter.accounts import CUT_OFF, LEFT, sandbox_of
 from fastrouter.errors import (
     INTERNAL_ERROR,
     OVERLOADED,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # How much of a request body that the answer did not wait for is read: more costs more than a new connection.
 _MAX_DRAIN: Final = 256 * 1024
 
-# nginx' number for a request whose client left before the answer: it is in the log only.
+# nginx' number for a request whose client left before the answer, or was cut: it is in the log only.
 _CLIENT_CLOSED: Final = 499
 
 _log = logging.getLogger(__name__)
@@ -341,7 +341,7 @@ class Downstream(Inbound):
     def leave(self) -> None:
         """End the connection for the router's own reasons; what is unfinished is cut off."""
         if self.phase is EXCHANGE:
-            self._exchange.cut()
+            self._exchange.outcome.reason = CUT_OFF
         if self._exchange.ends_by_close:
             self.reset()
         elif self.busy:

@@ -132,8 +132,11 @@ class Listener:
         """Accept who waits in the kernel's queue: closing the socket would reset them, and what they sent.
 
         Nobody joins the queue any more: else there would always be somebody between the last look at it and
-        its end.
+        its end. After a pause, accepting goes on for them.
         """
+        self.resume()
+        if self._resuming is not None:
+            await self._resuming
         began = now = time.monotonic()
         alone = [filters.drop_new_connections(each) for each in self._sockets]
         last = began + HANDSHAKE_SECONDS if all(alone) else began

@@ -192,3 +192,11 @@ async def test_where_the_kernel_has_no_filters_the_queue_is_served_all_the_same(
         await listener.drain()
         listener.close()
         assert await asyncio.to_thread(early.recv, 100) == b"hello"
+
+
+async def test_who_waits_at_the_end_of_a_pause_is_served_too(listener: Listener) -> None:
+    listener.pause()
+    with closing(socket.create_connection(listener.address)) as early:
+        await listener.drain()
+        listener.close()
+        assert await asyncio.to_thread(early.recv, 100) == b"hello"

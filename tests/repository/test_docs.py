@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastrouter import config, configfile, errors
-from fastrouter.accounts import LEFT
+from fastrouter.accounts import CUT_OFF, LEFT
 from fastrouter.arguments import COMMANDS
 from fastrouter.options import OPTIONS
 from fastrouter.telemetry.families import FAMILIES
@@ -174,7 +174,8 @@ def test_operations_explains_every_reason_word_with_its_status_and_side() -> Non
     told = [(word.strip("`"), int(status), side) for word, status, side, *_ in rows[2:]]
     causes = [cause for cause in vars(errors).values() if isinstance(cause, errors.Cause)]
     # Nobody is there to get a reply: no row of the table of replies.
-    known = {(cause.reason, cause.status, cause.source.value) for cause in causes} | {(LEFT, 499, "client")}
+    known = {(cause.reason, cause.status, cause.source.value) for cause in causes}
+    known |= {(LEFT, 499, "client"), (CUT_OFF, 499, "router")}
     assert sorted(told) == sorted(known)
     assert all(len(row) == len(rows[0]) and all(row) for row in rows)
 
