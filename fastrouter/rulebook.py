@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from fastrouter.settings import Settings
 
 
-def rules_of(settings: Settings) -> Rules:
-    """Return what the settings decide about every request."""
+def rules_of(settings: Settings, *, traces: bool = False) -> Rules:
+    """Return what the settings decide about every request; ``traces`` tells that there is a tracer."""
     credentials = settings.auth_header.lower().encode("ascii")
     drops = {credentials} if settings.auth_token else set()
     # With a token in another header, and where it is asked for, Authorization is the sandbox's.
     if not (settings.forward_authorization or drops - {b"authorization"}):
         drops.add(b"authorization")
-    if settings.otel_endpoint:
+    if traces:
         drops |= {TRACEPARENT, TRACESTATE}  # the router's own span stands in their place
     return Rules(
         cluster_domain=settings.cluster_domain,
@@ -31,6 +31,6 @@ def rules_of(settings: Settings) -> Rules:
         # h2c would carry requests past every check of the router, listed or not.
         upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols) - {b"h2c"},
         forward_origin=settings.forward_websocket_origin,
-        traces=bool(settings.otel_endpoint),
+        traces=traces,
         request_ids=settings.request_id,
     )

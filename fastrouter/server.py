@@ -87,7 +87,7 @@ class Server:
         self.accounts = Accounts(self.metrics, access_log, gives_ids=settings.request_id, tracer=tracer)
         self._started = time.time()
         self.connections: set[Downstream] = set()
-        rules = rules_of(settings)
+        rules = rules_of(settings, traces=tracer is not None)
         self.request_heads = HeadCache(partial(plan_request, rules=rules), RequestTemplates(rules))
         self.response_heads = HeadCache(plan_response, ResponseTemplates())
         secure = rules._replace(scheme=b"https")

@@ -10,14 +10,13 @@ from unittest import mock
 import pytest
 
 from fastrouter import runtime
-from fastrouter.policy.plan import plan_request
-from fastrouter.policy.rules import Rules
 from fastrouter.settings import Settings
 from fastrouter.telemetry.tracing import Tracer
 from tests.otlp import receiver
 from tests.processes import router_process
 from tests.support import eventually
 
+TRACED = b"GET / HTTP/1.1\r\nHost: a\r\nX-Sandbox-ID: a\r\ntraceparent: 00-1\r\n\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n"
 
 
@@ -41,9 +40,9 @@ async def test_opentelemetrys_own_switch_turns_traces_off(
     monkeypatch.setenv("OTEL_SDK_DISABLED", value)
     monkeypatch.setattr(runtime, "raise_file_limit", lambda: 0)
     async with runtime.router(Settings(otel_endpoint="http://127.0.0.1:1")) as server:
-        assert (
-            server.accounts.begin(plan_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Rules())).trace is None
-        )
+        plan = server.request_heads.get(TRACED)
+        assert server.accounts.begin(plan).trace is None
+        assert b"\r\ntraceparent: 00-1\r\n" in plan.upstream_head  # the client's own trace passes
 
 
 async def test_tls_files_that_are_not_there_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

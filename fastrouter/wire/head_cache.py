@@ -23,9 +23,11 @@ MAX_KEPT_HEAD: Final = 8 * 1024
 # Heads noted as seen once; 64 bytes each.
 MAX_ONCE: Final = 32 * 1024
 LIMIT: Final = 24 * 1024 * 1024
-# Shapes of heads, and the longest head. What a mold holds: 2.0 KB for one of 400 bytes, 3.5 KB at most.
+# Shapes of heads; one of 800 bytes with 16 values holds 9 KB, its template included, which may be in no cache
+# any more.
 MAX_MOLDS: Final = 8 * 1024
 _MAX_MOLD: Final = 1024
+_MOST_VALUES: Final = 16
 _NAMES: Final = b"andbox-ID: "
 # What an entry holds besides its bytes (measured with tracemalloc, rounded up).
 _OVERHEAD: Final = 1024
@@ -155,7 +157,7 @@ class HeadCache(Generic[T]):
         """Keep the shape of a head that its template was found for, and that ``before`` did not fit."""
         cut = self._cut(raw)
         template = self.templates.get(cut[0]) if cut is not None else None
-        if cut is None or template is None:
+        if cut is None or template is None or len(cut[1]) > _MOST_VALUES:
             return
         if len(self._molds) >= MAX_MOLDS and before is None:
             self._molds.clear()

@@ -106,6 +106,12 @@ def test_many_differences_are_no_shape() -> None:
     assert mold_of(cache).read(head(b"id-1", *lines[0])) is None
 
 
+def test_heads_of_many_values_are_not_kept() -> None:
+    lines = [[b"X-%d: %d" % (name, number) for name in range(15)] for number in range(4)]
+    cache = ask(cache_of(), *(head(b"id-1", *some) for some in lines))
+    assert not cache._molds
+
+
 def test_heads_without_a_shape_are_left_alone_in_the_end() -> None:
     cache = ask(cache_of(), *FOUR[:2])
     for number in range(40):  # of one length, and with white space in the place that differs
