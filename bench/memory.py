@@ -228,14 +228,18 @@ async def sandbox(state: State, keep: list[Peer]) -> AsyncIterator[int]:
 
 
 @contextmanager
-def certificate() -> Iterator[tuple[dict[str, str], ssl.SSLContext]]:
-    """Yield the settings of a router with a certificate of its own, and what trusts it."""
+def door(state: State, port: int) -> Iterator[tuple[list[str], ssl.SSLContext | None]]:
+    """Yield the flags of a router whose clients come to ``port``; by TLS, with what trusts it."""
+    if not state.tls:
+        yield ["--port", str(port)], None
+        return
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     with issued.private_key_pem.tempfile() as key, issued.cert_chain_pems[0].tempfile() as chain:
-        yield {"TLS_KEY_FILE": key, "TLS_CERT_FILE": chain, "HTTPS_PORT": str(free_port())}, trusting
+        files = ["--tls-key-file", key, "--tls-cert-file", chain]
+        yield ["--port", "0", "--https-port", str(port), *files], trusting
 
 
 async def cost(state: State) -> float:
@@ -243,12 +247,12 @@ async def cost(state: State) -> float:
     keep: list[Peer] = []
     port = free_port()
     names = {NAME % each: ["127.0.0.1"] for each in range(state.count)}
-    with certificate() as (files, trusting):
+    with door(state, port) as (flags, trusting):
         async with (
             sandbox(state, keep) as target,
             DnsServer(names, record=False) as dns,
             child(
-                *("fastrouter", "serve", "--host", "127.0.0.1", "--port", str(port)),
+                *("fastrouter", "serve", "--host", "127.0.0.1", *flags),
                 DNS_SERVERS=dns.address,
                 DIAL_RETRY_SECONDS="120",
                 KEEPALIVE_EXPIRY_SECONDS="120",
@@ -256,15 +260,13 @@ async def cost(state: State) -> float:
                 WEBSOCKET_MAX_CONNECTIONS_PER_CLIENT="0",
                 WEBSOCKET_MAX_MESSAGE_BYTES="0",
                 ALLOW_UNAUTHENTICATED_ROUTER="true",
-                **(files if state.tls else {}),
             ) as pid,
         ):
-            door, trusted = (int(files["HTTPS_PORT"]), trusting) if state.tls else (port, None)
             head = state.head.replace(b"%PORT%", b"%d" % target)
             # What the process needs once, for the first ones, is not the cost of one more.
-            keep += await connect(door, trusted, replace(STATES[0], count=WARM), HEALTH)
+            keep += await connect(port, trusting, replace(STATES[0], count=WARM), HEALTH)
             before = await settled(lambda: resident(pid))
-            keep += await connect(door, trusted, state, head)
+            keep += await connect(port, trusting, state, head)
             after = await settled(lambda: resident(pid))
             for peer in keep:
                 peer.transport.abort()

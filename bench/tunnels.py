@@ -60,8 +60,9 @@ async def child(*words: str, **environ: str) -> AsyncIterator[int]:
         sys.executable, "-m", *words, env={**os.environ, **off, **environ}, stdout=asyncio.subprocess.PIPE
     )
     output = cast(asyncio.StreamReader, process.stdout)
-    while b"listening" not in (line := await output.readline()) and line:
-        pass
+    async for line in output:
+        if b"listening" in line:
+            break
     drain = asyncio.ensure_future(output.read())
     try:
         yield process.pid

@@ -23,8 +23,7 @@ LEFT: Final = "client_closed"
 CUT_OFF: Final = "cut_off"
 """The reason word of a request that the router cut at the end of its grace time: it may have run."""
 
-
-_WITHOUT_REPLY: Final = {LEFT, CUT_OFF}
+_BROKEN_OFF: Final = frozenset({LEFT, CUT_OFF})
 # How many ids are made at once: a system call for each would cost as much as the rest of its account.
 _IDS: Final = 64
 
@@ -86,7 +85,7 @@ class Accounts:
             trace_id = outcome.trace.trace_id
             self._end_trace(plan, outcome, now)
         self.metrics.record(counted, outcome, seconds)
-        if outcome.reason and outcome.reason not in _WITHOUT_REPLY:
+        if outcome.reason and outcome.reason not in _BROKEN_OFF:
             self.metrics.failed(counted, outcome, time.time(), sandbox_of(plan))
         if self.access_log is not None:
             self.access_log.record(subject, outcome, seconds, trace_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from functools import partial
 from operator import attrgetter
@@ -29,6 +28,7 @@ from fastrouter.observe import snapshot_of
 from fastrouter.policy.plan import plan_request, plan_response
 from fastrouter.policy.templates import RequestTemplates, ResponseTemplates
 from fastrouter.rulebook import rules_of
+from fastrouter.telemetry.logs import Seldom
 from fastrouter.telemetry.metrics import Metrics
 from fastrouter.wire.head_cache import HeadCache
 
@@ -81,7 +81,8 @@ class Server:
         self.leaving = False
         """Set when the router was told to stop: not ready, though it may serve on for a while."""
         self.shutting_down = False
-        self._quiet_until = self._pause_told_until = -math.inf
+        self._invalid_timeouts = Seldom(_WARNING_SECONDS)
+        self._pauses = Seldom(_PAUSE_SECONDS)
         self._pause_is_told = False
         self.metrics = Metrics()
         self.accounts = Accounts(self.metrics, access_log, gives_ids=settings.request_id, tracer=tracer)
@@ -207,9 +208,8 @@ class Server:
 
     def _tell_pause(self, now: float) -> None:
         """Log a pause, once a minute at most."""
-        if not self._pause_is_told and now >= self._pause_told_until:
+        if not self._pause_is_told and self._pauses.may(now):
             self._pause_is_told = True
-            self._pause_told_until = now + _PAUSE_SECONDS
             _log.warning("out of file descriptors: accepting no connections", extra=self._numbers())
 
     def _promised(self) -> int:
@@ -234,9 +234,7 @@ class Server:
 
     def warn_of_timeout(self, value: str) -> None:
         """Log an ``X-Sandbox-Timeout`` that is none, once a second at most: no client floods the log."""
-        now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _WARNING_SECONDS
+        if self._invalid_timeouts.may(time.monotonic()):
             _log.warning("invalid X-Sandbox-Timeout: the default is used", extra={"value": value[:100]})
 
     def opened(self, connection: Downstream) -> bool:

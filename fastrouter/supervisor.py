@@ -165,7 +165,6 @@ async def _serve_by(fleet: Fleet, settings: Settings, reload: Reload, told: Told
         return error.code
     except (OSError, RuntimeError) as error:  # no descriptor, process or thread left
         _log.error("cannot start a worker", extra={"error": str(error)})
-        await fleet.shutdown()
         return 1
     _tell_start(settings, fleet.address, fleet.secure_address)
     settle_memory()

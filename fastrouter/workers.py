@@ -117,12 +117,18 @@ class Fleet:
         return int(sum(self._past.values["requests"].values()))
 
     async def start(self) -> None:
-        """Start all workers and wait until they serve; raises ``StartError`` where one does not."""
-        workers = [await self._launch(slot, self._settings) for slot in self._slots]
-        if not all([await worker.started() for worker in workers]):
-            code = next(worker.code for worker in workers if worker.code is not None)
+        """Start all workers and wait until they serve.
+
+        Raises ``StartError`` where one does not, and ``OSError`` or ``RuntimeError`` where one cannot be
+        started; those that had been are ended.
+        """
+        try:
+            workers = [await self._launch(slot, self._settings) for slot in self._slots]
+            if not all([await worker.started() for worker in workers]):
+                raise StartError(next(worker.code for worker in workers if worker.code is not None))
+        except (StartError, OSError, RuntimeError):
             await self.shutdown()
-            raise StartError(code)
+            raise
         for slot, worker in zip(self._slots, workers, strict=True):
             self._put(slot, worker, self._settings)
         self._steer()

@@ -140,8 +140,11 @@ class Listener:
         began = now = time.monotonic()
         alone = [filters.drop_new_connections(each) for each in self._sockets]
         last = began + HANDSHAKE_SECONDS if all(alone) else began
-        while self._servers and now < began + DRAIN_SECONDS and (now < last or readable(self._sockets)):
-            await asyncio.sleep(0 if readable(self._sockets) else _LOOK_SECONDS)
+        while self._servers and now < began + DRAIN_SECONDS:
+            waiting = readable(self._sockets)
+            if not waiting and now >= last:
+                break
+            await asyncio.sleep(0 if waiting else _LOOK_SECONDS)
             now = time.monotonic()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final, TextIO
@@ -46,6 +47,22 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Pass one line on."""
         self._say(self.format(record) + "\n")
+
+
+class Seldom:
+    """Spares the log: something that clients can cause as often as they like is told once in a while."""
+
+    def __init__(self, seconds: float) -> None:
+        """Let it be told once in so many seconds."""
+        self._seconds = seconds
+        self._quiet_until = -math.inf
+
+    def may(self, now: float) -> bool:
+        """Tell whether it is time again ``now`` (monotonic seconds); if so, that was it for a while."""
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + self._seconds
+        return True
 
 
 def send_through(say: Callable[[str], None], *, style: str = "json", level: str = "info") -> None:

@@ -41,7 +41,7 @@ class Template(Protocol[T_co]):
 
 
 class Mold(Generic[T]):
-    """A head with its template; with a ``_split``, the places where the one before it differed."""
+    """A head with its template; with a ``_narrow`` one, the places where the one before it differed."""
 
     __slots__ = ("_narrow", "_numbers", "_solid", "_split", "_values", "hits", "length", "template", "tries")
 
@@ -51,13 +51,13 @@ class Mold(Generic[T]):
         self.tries = tries
         self.hits = 0
         self._values = values
-        self._split: Struct | None = None
+        self._narrow: Template[T] | None = None
+        """The template of what is in the holes alone; without it, the three below mean nothing."""
+        self._split = _split_at(())
         """Cuts a head of this length into what is solid and, between, the holes."""
         self._solid: tuple[bytes, ...] = ()
         self._numbers: tuple[int, ...] = ()
         """Which of the holes have numbers in them."""
-        self._narrow: Template[T] | None = None
-        """The template of what is in the holes alone."""
 
     def next(self, raw: bytes, template: Template[T], key: bytes, values: list[bytes]) -> Mold[T]:
         """Return the mold of a head that this one did not fit."""
@@ -93,7 +93,7 @@ class Mold(Generic[T]):
 
     def read(self, raw: bytes) -> T | None:
         """Return what a head comes to that has this shape; None for any other."""
-        if self._split is None or self._narrow is None or len(raw) != self.length:
+        if self._narrow is None or len(raw) != self.length:
             return None
         pieces = self._split.unpack(raw)
         if pieces[::2] != self._solid:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Final
 
 from fastrouter.wire.fields import TOKEN
@@ -78,17 +79,19 @@ class Text:
     def __init__(self, marked: bytes, stem: bytes) -> None:
         """Find the marks; the stem must be nowhere else in ``marked``."""
         first, *rest = marked.split(stem)
-        self._pieces = [first]
-        places = []
+        pieces, places = [first], []
         for piece in rest:
             number, _, text = piece.partition(b".")
             places.append(int(number))
-            self._pieces += (b"", text)
+            pieces += (b"", text)
+        self._hold(pieces, places)
+
+    def _hold(self, pieces: list[bytes], places: list[int]) -> None:
+        self._pieces = pieces
         self._places = None if places == list(range(len(places))) else places
 
     def narrow(self, values: list[bytes], open_places: list[int]) -> Text:
         """Return the text with ``values`` in all places but ``open_places``, which are counted anew."""
-        fixed = Text(b"", b"\0")
         places = self._places or range(len(self._pieces) // 2)
         pieces, left = [self._pieces[0]], []
         for place, text in zip(places, self._pieces[2::2], strict=True):
@@ -97,9 +100,9 @@ class Text:
                 pieces += (b"", text)
             else:
                 pieces[-1] += values[place] + text
-        fixed._pieces = pieces
-        fixed._places = None if left == list(range(len(left))) else left
-        return fixed
+        narrowed = copy(self)
+        narrowed._hold(pieces, left)
+        return narrowed
 
     def fill(self, values: Sequence[bytes]) -> bytes:
         """Return the text with the values in their places."""

@@ -111,3 +111,15 @@ def test_lines_go_through_whoever_writes_them() -> None:
     (line,) = said
     assert line.endswith("\n")
     assert json.loads(line)["number"] == 7
+
+
+def test_what_is_told_seldom_is_told_again_after_a_while() -> None:
+    told = logs.Seldom(2.0)
+    assert [told.may(now) for now in (0.5, 0.5, 2.4, 2.5, 4.4, 9.0)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
