@@ -249,7 +249,11 @@ class Exchange(ResponseSide):
         end = b"\r\n" if outcome.request_id == plan.request_id else outcome.head_end
         if outcome.trace is not None:
             end = outcome.trace.lines + end
-        upstream.write_both(head + self._peer_line + end, first)
+        head += self._peer_line + end
+        if self.unattended:
+            upstream.post(head, first)
+        else:
+            upstream.write_both(head, first)
         if self.body is not None and not self.body.done:
             Pipe(self._client, upstream, self.body, nothing, self._client_failed).attach()
         if upstream.buffer:

@@ -137,7 +137,7 @@ class ResponseSide(ABC):
         if whole and self.keep and plan.usual_reply:
             upstream.buffer = b""
             self.outcome.bytes_out = len(held)
-            client.write(response.kept_head + self._head_end(response) + held)
+            client.post(response.kept_head + self._head_end(response), held)
             self._done = True
             if self.unattended:
                 self._complete()

@@ -19,6 +19,7 @@ from fastrouter.net.downstream import Downstream
 from fastrouter.net.inbound import IDLE
 from fastrouter.net.listener import DRAIN_SECONDS, SHED, Listener, Room
 from fastrouter.net.listeners import Listeners
+from fastrouter.net.outbox import Outbox
 from fastrouter.net.pool import Pool
 from fastrouter.net.resolver import Resolver
 from fastrouter.net.tls import HANDSHAKING, TlsTransport
@@ -88,6 +89,7 @@ class Server:
         self.accounts = Accounts(self.metrics, access_log, gives_ids=settings.request_id, tracer=tracer)
         self._started = time.time()
         self.connections: set[Downstream] = set()
+        self.outbox = Outbox()
         rules = rules_of(settings, traces=tracer is not None)
         self.request_heads = HeadCache(partial(plan_request, rules=rules), RequestTemplates(rules))
         self.response_heads = HeadCache(plan_response, ResponseTemplates())
@@ -106,11 +108,15 @@ class Server:
         self._room = Room(file_limit)
         self._admitted = 0
         self._sweep = Sweep([self._tick, self.pool.expire], late=self.metrics.lag.add)
-        doors = [Listener(self.make_downstream, settings.host, settings.port, sockets[0])]
-        if certificates is not None:
-            doors.append(Listener(self._make_secure, settings.host, settings.https_port, sockets[1]))
-        self._listeners = Listeners(*doors)
+        self._listeners = self._make_listeners(*sockets)
         self._closed = asyncio.Event()
+
+    def _make_listeners(self, plain: Sequence[socket.socket], tls: Sequence[socket.socket]) -> Listeners:
+        settings = self.settings
+        doors = [Listener(self.make_downstream, settings.host, settings.port, plain)]
+        if self.certificates is not None:
+            doors.append(Listener(self._make_secure, settings.host, settings.https_port, tls))
+        return Listeners(*doors)
 
     def _make_pool(self, backend: httpcore.AsyncNetworkBackend) -> Pool:
         settings = self.settings
@@ -230,7 +236,7 @@ class Server:
             connection.expire_idle()
 
     def _make_upstream(self, target: Target) -> Upstream:
-        return Upstream(asyncio.get_running_loop(), target, self.response_heads, self.pool)
+        return Upstream(asyncio.get_running_loop(), self.outbox, target, self.response_heads, self.pool)
 
     def warn_of_timeout(self, value: str) -> None:
         """Log an ``X-Sandbox-Timeout`` that is none, once a second at most: no client floods the log."""

@@ -58,6 +58,7 @@ ARROWS: dict[str, set[str]] = {
     "net.tunnel": {"errors", "net.splice", "wire"},
     "net.resolver": {"errors"},
     "net.connection": set(),
+    "net.outbox": set(),
     "net.bulkhead": {"errors"},
     "net.owner": set(),
     "net.filters": set(),

@@ -159,6 +159,26 @@ class TestLongBodies:
             assert (await client.response())[1].decode() == DIGEST
             assert (await client.response())[1].decode() == hashlib.sha256().hexdigest()
 
+    async def test_a_head_that_waits_for_the_end_of_the_turn_goes_before_its_body(self, files: Files) -> None:
+        """One read of the socket brings both: the head is posted, and the body behind it written at once."""
+
+        async def count(visit: Visit) -> None:
+            while True:
+                _, body = await read_request(visit)
+                visit.received.clear()
+                await visit.send(ok(hashlib.sha256(body).hexdigest().encode()))
+
+        body = MEGABYTES_50[:1_000_000]
+        async with secure_stage(files) as set_:
+            box = await set_.sandbox(count)
+            client = await connect(set_)
+            message = request(box, method=b"POST", body=body)
+            cut = len(message) - len(body) + 10
+            for _ in range(4):  # from the third time on, the head is known and the connection warm
+                client.writer.write(message[:cut])
+                await client.send(message[cut:])
+                assert (await client.response())[1].decode() == hashlib.sha256(body).hexdigest()
+
     async def test_chunked_both_ways(self, files: Files) -> None:
         chunk = b"x" * 50_000
 

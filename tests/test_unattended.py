@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -118,6 +121,12 @@ def run_is_not_asked(*_: object, **__: object) -> None:
     raise AssertionError("the task was woken for a request that could begin without it")
 
 
+def end_now(fd: int) -> None:
+    """Send FIN, where a transport would wait for the next turn."""
+    with socket.socket(fileno=os.dup(fd)) as copy:
+        copy.shutdown(socket.SHUT_WR)
+
+
 LAST = b"GET /healthz HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n"
 
 
@@ -168,6 +177,23 @@ class TestBegin:
         monkeypatch.setattr(Downstream, "_attend", run_is_not_asked)
         await client.send(command(router.sandboxes[0].port))
         assert (await client.response())[1] == b"answer"
+
+    async def test_an_answer_that_waits_for_the_end_of_the_turn_goes_before_the_connection(
+        self, router: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The answer comes, and in the same turn of the event loop the client's end."""
+        leave: list[Callable[[], None]] = []
+
+        async def answer_and_leave(visit: Visit) -> None:
+            visit.writer.write(ok(b"answer"))
+            leave[0]()
+
+        client = await warm(router, answer_and_leave, monkeypatch)
+        leave.append(partial(end_now, client.writer.get_extra_info("socket").fileno()))
+        await client.send(command(router.sandboxes[0].port))
+        assert await client.rest() == ok(b"answer")
+        await eventually(lambda: router.server.metrics.requests == 3)
+        assert router.access_lines()[2]["status"] == 200
 
     async def test_an_unknown_head_a_head_in_pieces_and_a_cold_sandbox_wait_for_the_task(
         self, router: Stage

@@ -17,6 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro.conftest import Crowd
 from bench.micro.samples import expect, in_random_order, target
+from fastrouter.net.outbox import Outbox
 from fastrouter.net.pool import Pool
 from fastrouter.net.upstream import Upstream
 from fastrouter.policy.plan import ResponsePlan, plan_response
@@ -56,7 +57,7 @@ def filled(loop: asyncio.AbstractEventLoop, targets: list[Target]) -> Pool:
     heads: HeadCache[ResponsePlan] = HeadCache(plan_response)
     transport = NoTransport()
     for each in targets:
-        connection = Upstream(loop, each, heads, pool)
+        connection = Upstream(loop, Outbox(), each, heads, pool)
         connection.connection_made(transport)
         pool.take_back(connection)
     return pool

@@ -114,6 +114,7 @@ class Bulk(asyncio.BufferedProtocol):
         """Write on what was read."""
         self._source.moved = True
         self._body.skip(nbytes)
+        self._sink.outbox.send()  # the head, if it waits there still
         transport = self._sink.transport
         if transport.is_closing():
             pass  # who has to know is told otherwise

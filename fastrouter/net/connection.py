@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
+    from fastrouter.net.outbox import Outbox
     from fastrouter.net.splice import Pipe
 
 # How many unread bytes a connection holds for a reader that is busy elsewhere (a dial, the request before)
@@ -20,6 +21,9 @@ MAX_UNREAD: Final = 64 * 1024
 
 # Up to this many bytes, copying a body behind its head is cheaper than a second buffer in the same writev.
 _WORTH_JOINING: Final = 16 * 1024
+
+# From here on, sending at once is cheaper than waiting: what was read is still in the processor's cache.
+_WORTH_WAITING: Final = 4 * 1024
 
 # struct linger: on, zero seconds.
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -39,6 +43,7 @@ class Connection(asyncio.Protocol):
         "half_open",
         "loop",
         "moved",
+        "outbox",
         "pipe",
         "reading_paused",
         "source",
@@ -47,8 +52,10 @@ class Connection(asyncio.Protocol):
         "writing_paused",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
         self.loop = loop
+        self.outbox = outbox
+        """What the connections of a process write goes through it; what ends one sends it first."""
         self.waiter: asyncio.Future[None] | None = None
         """Where a task waits. An exchange that began without the task has both of its connections wake it."""
         self._unsent = 0
@@ -99,18 +106,25 @@ class Connection(asyncio.Protocol):
 
         To a connection that is gone already, nothing: uvloop raises, and who has to know is told otherwise.
         """
+        self.outbox.send()
         if not self.transport.is_closing():
             self.transport.write(data)
 
+    def post(self, head: bytes, body: bytes = b"") -> None:
+        """Send bytes at the end of this turn, together with what others post; long ones now."""
+        if len(head) + len(body) < _WORTH_WAITING:
+            self.outbox.put(self.transport, head + body)
+        else:
+            self.write_both(head, body)
+
     def write_both(self, head: bytes, body: bytes) -> None:
         """Send two pieces with one system call: joined where copying costs less than a second buffer."""
-        transport = self.transport
-        if transport.is_closing():
-            return
         if len(body) < _WORTH_JOINING:
-            transport.write(head + body)
-        else:
-            transport.writelines((head, body))
+            self.write(head + body)
+            return
+        self.outbox.send()
+        if not self.transport.is_closing():
+            self.transport.writelines((head, body))
 
     def read_with(self, protocol: asyncio.BaseProtocol) -> None:
         """Let ``protocol`` take what comes from now on; the connection itself takes it back."""
@@ -162,6 +176,17 @@ class Connection(asyncio.Protocol):
         if not self.reading_paused or sock is None:
             return False
         return readable([sock], select.POLLRDHUP)
+
+    def write_eof(self) -> None:
+        """End the half that is written, where that can be done: after what was written."""
+        self.outbox.send()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def close(self) -> None:
+        """Close after what was written."""
+        self.outbox.send()
+        self.transport.close()
 
     def abort(self) -> None:
         """Close at once, without sending what is buffered."""

@@ -48,7 +48,7 @@ class Downstream(Inbound):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner, heads: HeadCache[RequestPlan]) -> None:
-        super().__init__(loop, owner.settings)
+        super().__init__(loop, owner.outbox, owner.settings)
         self._owner = owner
         self._heads = heads
         self._accounts = owner.accounts
@@ -123,6 +123,7 @@ class Downstream(Inbound):
 
         In a tunnel it ends one half.
         """
+        self.outbox.send()  # the transport closes when this returns
         if self.half_open and self.pipe is not None:
             self.pipe.eof()
         else:
@@ -169,7 +170,7 @@ class Downstream(Inbound):
     def _close(self) -> None:
         self._task = None
         self.enter(CLOSING, FLUSH_SECONDS)
-        self.transport.close()
+        self.close()
 
     async def _answer_next(self) -> bool:
         """Read one request and answer it; return whether the connection goes on."""

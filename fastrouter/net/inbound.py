@@ -13,6 +13,7 @@ from fastrouter.net.connection import Connection
 from fastrouter.wire.heads import END, END_SIZE, MAX_HEAD, check_incomplete
 
 if TYPE_CHECKING:
+    from fastrouter.net.outbox import Outbox
     from fastrouter.settings import Settings
     from fastrouter.wire.framing import Body
 
@@ -49,8 +50,8 @@ class Inbound(Connection):
 
     __slots__ = ("_settings", "at_rest", "deadline", "phase", "timed_out")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings) -> None:
-        super().__init__(loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, settings: Settings) -> None:
+        super().__init__(loop, outbox)
         self._settings = settings
         self.timed_out = False
         """Set when the deadline has passed; the connection ends."""
@@ -134,7 +135,7 @@ class Inbound(Connection):
         if self.transport.is_closing() or not self.transport.can_write_eof():
             return
         self.enter(Phase.CLOSING, _LINGER_SECONDS)
-        self.transport.write_eof()
+        self.write_eof()
         seen = 0
         while seen < _MAX_LINGER and not self.timed_out:
             seen += len(self.buffer)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from fastrouter.accounts import Accounts
     from fastrouter.net.bulkhead import Bulkhead
     from fastrouter.net.downstream import Downstream
+    from fastrouter.net.outbox import Outbox
     from fastrouter.net.pool import Pool
     from fastrouter.net.tunnel import Tunnels
     from fastrouter.settings import Settings
@@ -21,6 +22,7 @@ class Owner(Protocol):
     pool: Pool
     accounts: Accounts
     tunnels: Tunnels
+    outbox: Outbox
     shutting_down: bool
     metrics: Metrics
 

@@ -75,7 +75,7 @@ class Pipe:
         if head:
             self.sink.write_both(head, out)
         elif out:
-            self.sink.write(out)
+            self.sink.post(out)
         if body.done:
             self.finish()
         elif body.backlog:

@@ -87,14 +87,14 @@ class Direction(Pipe):
         # Less than a body's pipe does: raw bytes have no end of their own, no backlog, and no faults.
         out = self.body.feed(data)
         if out:
-            self.sink.write(out)
+            self.sink.post(out)
         self._fed(self)
 
     def stop(self) -> None:
         """Pass nothing on any more, not even the end; drop what comes."""
         self.stopped = True
         self.source.resume_reading()
-        _write_eof(self.sink)
+        self.sink.write_eof()
 
 
 class Tunnel:
@@ -195,14 +195,9 @@ class Tunnel:
         """Pass the end of one direction on; the tunnel ends with the second."""
         direction.over = True
         if not direction.stopped:
-            _write_eof(direction.sink)
+            direction.sink.write_eof()
         if self.up.over and self.down.over:
             self._ended()
-
-
-def _write_eof(connection: Connection) -> None:
-    if connection.transport.can_write_eof() and not connection.transport.is_closing():
-        connection.transport.write_eof()
 
 
 def _never(error: MalformedMessageError) -> None:

@@ -22,6 +22,7 @@ from fastrouter.wire.fields import BARE_LF
 from fastrouter.wire.heads import END, END_SIZE, MAX_HEAD
 
 if TYPE_CHECKING:
+    from fastrouter.net.outbox import Outbox
     from fastrouter.net.pool import Pool
     from fastrouter.policy.plan import ResponsePlan
     from fastrouter.policy.target import Target
@@ -67,9 +68,14 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, target: Target, heads: HeadCache[ResponsePlan], pool: Pool
+        self,
+        loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
+        target: Target,
+        heads: HeadCache[ResponsePlan],
+        pool: Pool,
     ) -> None:
-        super().__init__(loop)
+        super().__init__(loop, outbox)
         self._heads = heads
         self._pool = pool
         self._error: RouterError | None = None
@@ -215,7 +221,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
     async def aclose(self) -> None:
         """Close the connection (httpcore)."""
         self._pool.forget(self)
-        self.transport.close()
+        self.close()
 
     def info(self) -> str:
         """Describe the connection (httpcore)."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fastrouter.net.connection import MAX_UNREAD, Connection
+from fastrouter.net.outbox import Outbox
 from tests.support import eventually
 
 
@@ -22,7 +23,7 @@ async def pair() -> AsyncIterator[tuple[Connection, socket.socket]]:
     ours, _ = listener.accept()
     listener.close()
     theirs.setblocking(False)
-    _, connection = await loop.create_connection(lambda: Connection(loop), sock=ours)
+    _, connection = await loop.create_connection(lambda: Connection(loop, Outbox()), sock=ours)
     yield connection, theirs
     connection.abort()
     theirs.close()
@@ -103,7 +104,7 @@ class TestFlowControl:
     async def test_a_full_sink_pauses_its_source(self, pair: tuple[Connection, socket.socket]) -> None:
         connection, peer = pair
         loop = asyncio.get_running_loop()
-        source = Connection(loop)
+        source = Connection(loop, Outbox())
         source.connection_made(Transport())
         connection.source = source
         connection.write(b"x" * 10_000_000)
@@ -165,7 +166,7 @@ class TestMovement:
 
     async def test_without_a_socket_the_transports_buffer_tells(self) -> None:
         transport = Transport()
-        connection = Connection(asyncio.get_running_loop())
+        connection = Connection(asyncio.get_running_loop(), Outbox())
         connection.connection_made(transport)
         connection.writing_paused = True
         transport.size = 100

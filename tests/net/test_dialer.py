@@ -24,6 +24,7 @@ from fastrouter.errors import (
 from fastrouter.net import dialer as dialer_module
 from fastrouter.net.backend import DialError
 from fastrouter.net.dialer import MAX_CONNECT_SECONDS, Dialer
+from fastrouter.net.outbox import Outbox
 from fastrouter.net.pool import Pool
 from fastrouter.net.upstream import Upstream
 from fastrouter.policy.plan import plan_response
@@ -75,7 +76,7 @@ async def connections() -> Any:
     pool = Pool(max_idle=1, expiry=1.0)
 
     def make(target: Target) -> Upstream:
-        made.append(Upstream(asyncio.get_running_loop(), target, HeadCache(plan_response), pool))
+        made.append(Upstream(asyncio.get_running_loop(), Outbox(), target, HeadCache(plan_response), pool))
         return made[-1]
 
     yield make

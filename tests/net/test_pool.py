@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fastrouter.errors import UPSTREAM_CLOSED, RouterError
 from fastrouter.net import pool as pool_module
+from fastrouter.net.outbox import Outbox
 from fastrouter.net.pool import Lease, Pool
 from fastrouter.net.upstream import State, Upstream
 from fastrouter.policy.plan import plan_response
@@ -66,7 +67,7 @@ class FakeDialer:
     ) -> Upstream:
         self.attempts += 1
         loop = asyncio.get_running_loop()
-        connection = Upstream(loop, target, HeadCache(plan_response), self._pool)
+        connection = Upstream(loop, Outbox(), target, HeadCache(plan_response), self._pool)
         connection.connection_made(FakeTransport())
         return connection
 

@@ -10,6 +10,7 @@ import pytest
 
 from fastrouter.errors import TOO_MANY_CONNECTIONS, MalformedMessageError, RouterError
 from fastrouter.net.connection import Connection
+from fastrouter.net.outbox import Outbox
 from fastrouter.net.tunnel import Limits, Tunnel, Tunnels
 from fastrouter.wire.framing import LengthBody
 from tests.shim import MemoryTransport
@@ -43,8 +44,8 @@ class Ends:
     """A tunnel between two connections in memory."""
 
     def __init__(self, limits: Limits, *, frames: bool = True, held: bytes = b"") -> None:
-        loop = asyncio.get_running_loop()
-        self.client, self.upstream = Connection(loop), Connection(loop)
+        loop, outbox = asyncio.get_running_loop(), Outbox()
+        self.client, self.upstream = Connection(loop, outbox), Connection(loop, outbox)
         for side in (self.client, self.upstream):
             side.connection_made(MemoryTransport(side))
         self.upstream.buffer = held
@@ -59,6 +60,7 @@ class Ends:
         return cast(MemoryTransport, side.transport).ended
 
     def sent(self, side: Connection) -> bytes:
+        side.outbox.send()
         return bytes(cast(MemoryTransport, side.transport).written)
 
 

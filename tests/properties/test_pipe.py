@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fastrouter.errors import MalformedMessageError
 from fastrouter.net.connection import Connection
+from fastrouter.net.outbox import Outbox
 from fastrouter.net.splice import Pipe
 from fastrouter.wire.fields import Fields
 from fastrouter.wire.framing import Body, ChunkedBody, LengthBody, UntilCloseBody
@@ -65,8 +66,8 @@ def body_of(kind: str, size: int) -> tuple[Body, bytes]:
 async def test_a_body_goes_through_whole_or_is_told_to_be_short(
     kind: str, size: int, where: list[int], steps: list[str], missing: int
 ) -> None:
-    loop = asyncio.get_running_loop()
-    source, sink = Connection(loop), Connection(loop)
+    loop, outbox = asyncio.get_running_loop(), Outbox()
+    source, sink = Connection(loop, outbox), Connection(loop, outbox)
     taps = Notes(), Notes()
     source.connection_made(taps[0])
     sink.connection_made(taps[1])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fastrouter.net.dialer import Dialer
+from fastrouter.net.outbox import Outbox
 from fastrouter.net.pool import Lease, Pool
 from fastrouter.net.upstream import State, Upstream
 from fastrouter.policy.plan import plan_response
@@ -79,7 +80,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     async def dial(self, target: Target, _timeout: float, _attempts: object = None) -> Upstream:
         loop = cast(asyncio.AbstractEventLoop, None)
-        connection = Upstream(loop, target, HeadCache(plan_response), self.pool)
+        connection = Upstream(loop, Outbox(), target, HeadCache(plan_response), self.pool)
         connection.connection_made(Wire())
         self.connections.append(connection)
         return connection
