@@ -126,7 +126,6 @@ SCENARIOS: Final = (
         "s10000",
         "10,000 sandboxes",
         sandboxes=10_000,
-        rounds=2,
         warm_up=_DIAL_ALL,
         needs=(
             Need("rate", 0.85, "router", scenario="one"),
