@@ -195,7 +195,7 @@ class Server:
         """Return the same under TLS, with the certificate that is valid now."""
         assert self.certificates is not None  # noqa: S101 - else nobody listens
         connection = Downstream(asyncio.get_running_loop(), self, self.secure_heads)
-        return TlsTransport(connection, self.certificates.context, self._handshake_failed)
+        return TlsTransport(connection, self.certificates.context, self._handshake_failed, self.outbox.send)
 
     def _handshake_failed(self, error: ssl.SSLError) -> None:
         """Count it; scanners and clients without a certificate come every second, so the log is spared."""

@@ -7,6 +7,8 @@ import contextlib
 import gc
 import hashlib
 import logging
+import os
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -86,6 +88,31 @@ class TestRequests:
                     head, body = await client.response()
                     assert (head[:12], body) == (b"HTTP/1.1 200", b"ok")
             assert len(set_.server.connections) == 1
+
+    async def test_an_answer_that_waits_for_the_end_of_the_turn_goes_before_the_connection(
+        self, files: Files
+    ) -> None:
+        """The answer comes, and in the same turn TCP's end, without a close_notify."""
+        asked = 0
+
+        async def answer_and_end(visit: Visit) -> None:
+            nonlocal asked
+            while True:
+                await visit.head()
+                asked += 1
+                visit.writer.write(ok(b"%d" % asked))
+                if asked == 3:
+                    with socket.socket(
+                        fileno=os.dup(client.writer.get_extra_info("socket").fileno())
+                    ) as copy:
+                        copy.shutdown(socket.SHUT_WR)
+
+        async with secure_stage(files) as set_:
+            box = await set_.sandbox(answer_and_end)
+            client = await connect(set_)
+            for number in (b"1", b"2", b"3"):
+                await client.send(request(box))
+                assert (await client.response())[1] == number
 
     async def test_each_port_says_how_the_client_came(self, files: Files) -> None:
         """The same bytes on both: what is kept of one must not serve the other."""

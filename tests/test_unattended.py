@@ -195,6 +195,36 @@ class TestBegin:
         await eventually(lambda: router.server.metrics.requests == 3)
         assert router.access_lines()[2]["status"] == 200
 
+    async def test_the_last_piece_of_a_request_goes_before_its_connection(self, router: Stage) -> None:
+        """In one turn come the rest of the request and an early answer that is the connection's last."""
+        heads = 0
+        rest: list[bytes] = []
+        message = b""
+
+        async def answer_early(visit: Visit) -> None:
+            nonlocal heads
+            while True:
+                await visit.head()
+                heads += 1
+                await visit.exactly(len(BODY) - 3)
+                if heads > 2:
+                    break
+                await visit.exactly(3)
+                await visit.send(ok())
+            client.writer.write(message[-3:])
+            visit.writer.write(ok(b"early", b"Connection: close"))
+            rest.append(await visit.exactly(3))
+
+        message = command((await router.sandbox(answer_early)).port)
+        client = await router.client()
+        for _ in range(2):
+            await client.send(message)
+            await client.response()
+        await client.send(message[:-3])
+        assert (await client.response())[1] == b"early"
+        await eventually(lambda: bool(rest))
+        assert rest == [BODY[-3:]]
+
     async def test_an_unknown_head_a_head_in_pieces_and_a_cold_sandbox_wait_for_the_task(
         self, router: Stage
     ) -> None:

@@ -189,7 +189,8 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def abort(self) -> None:
-        """Close at once, without sending what is buffered."""
+        """Close at once, without sending what is buffered; what waits in the outbox was written before."""
+        self.outbox.send()
         self.transport.abort()
 
     def reset(self) -> None:
@@ -197,6 +198,7 @@ class Connection(asyncio.Protocol):
 
         The FIN of a plain close would be the clean end of a body that ends with its connection.
         """
+        self.outbox.send()
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -7,7 +7,10 @@ from collections import deque
 from typing import Final
 
 MOST: Final = 32 * 1024
-"""How many bytes wait at most: who writes more than its peer takes has to be told while it still reads."""
+"""How many bytes may wait: who writes more than its peer takes has to be told while it still reads."""
+
+MOST_PIECES: Final = 64
+"""How many writes may wait: with thousands of connections, a turn of the event loop is thousands of reads."""
 
 
 class Outbox:
@@ -28,13 +31,13 @@ class Outbox:
         return f"<Outbox waiting={len(self._waiting)}>"
 
     def put(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Send ``data`` when all that came in this turn has been read; call it within the event loop."""
+        """Send ``data`` when what came in this turn has been read; call it within the event loop."""
         waiting = self._waiting
         if not waiting:
             asyncio.get_running_loop().call_soon(self.send)
         waiting.append((transport, data))
         self._size += len(data)
-        if self._size > MOST:
+        if self._size > MOST or len(waiting) >= MOST_PIECES:
             self.send()
 
     def send(self) -> None:
@@ -44,7 +47,11 @@ class Outbox:
         """
         waiting = self._waiting
         self._size = 0
-        while waiting:
-            transport, data = waiting.popleft()
-            if not transport.is_closing():
-                transport.write(data)
+        try:
+            while waiting:
+                transport, data = waiting.popleft()
+                if not transport.is_closing():
+                    transport.write(data)
+        finally:
+            if waiting:  # one transport refused: that is no reason for the others to wait for ever
+                asyncio.get_running_loop().call_soon(self.send)

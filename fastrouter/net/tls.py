@@ -37,10 +37,6 @@ _MOST_ANSWERED: Final = 4 * 1024
 _NOBODY: Final = asyncio.Protocol()
 
 
-def _nothing(error: ssl.SSLError) -> None:
-    """Let a failed handshake pass."""
-
-
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """A transport to the protocol above, a protocol to the TCP transport below.
 
@@ -55,22 +51,26 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     __slots__ = (
         *("_answered", "_barren", "_begun", "_below", "_buffered", "_closing", "_deaf", "_dropped"),
         *("_end_waits", "_established", "_failed", "_half_open", "_incoming", "_loop"),
-        *("_outgoing", "_paused", "_protocol", "_said_end", "_tls", "_waiting"),
+        *("_outgoing", "_paused", "_protocol", "_said_end", "_send", "_tls", "_waiting"),
     )
 
     def __init__(
         self,
         protocol: asyncio.BaseProtocol,
         context: ssl.SSLContext,
-        failed: Callable[[ssl.SSLError], None] = _nothing,
+        failed: Callable[[ssl.SSLError], None] = lambda _: None,
+        send: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve ``protocol``, which gets the plain bytes; tell ``failed`` of a handshake that did."""
+        """Serve ``protocol``, which gets the plain bytes; tell ``failed`` of a handshake that did.
+
+        ``send`` is called before the connection is cut: what was written may wait in an outbox.
+        """
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._failed = failed
+        self._failed, self._send = failed, send
         self._below: asyncio.Transport
         self._protocol: asyncio.Protocol
         self._buffered: asyncio.BufferedProtocol | None
@@ -224,6 +224,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close without close_notify, and without what is not yet sent: the peer sees that it broke."""
+        self._send()
         self._closing = True
         self._below.abort()
 

@@ -125,6 +125,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
 
     def eof_received(self) -> bool:
         """Note that the sandbox closed: the end of a body, of the exchange, or of one half of a tunnel."""
+        self.outbox.send()  # the transport closes when this returns
         self.eof = True
         if self.state is State.IDLE:
             self._pool.forget(self)
@@ -211,6 +212,7 @@ class Upstream(Connection, httpcore.AsyncConnectionInterface):
         or ``aclose``. Raises httpcore's exceptions.
         """
         self._pool.forget(self)
+        self.outbox.send()
         self.state = State.ACTIVE
         stream = TransportStream()
         self.transport.set_protocol(stream)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
 from fastrouter.net.connection import Connection
-from fastrouter.net.outbox import MOST, Outbox
+from fastrouter.net.outbox import MOST, MOST_PIECES, Outbox
 
 
 class Wire(asyncio.Transport):
     """Notes what it is told to write, and when it was asked to close."""
+
+    refuses = False
 
     def __init__(self, number: int, log: list[tuple[int, bytes]]) -> None:
         super().__init__()
@@ -19,10 +22,15 @@ class Wire(asyncio.Transport):
         self.log = log
         self.closing = False
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
     def is_closing(self) -> bool:
         return self.closing
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.refuses:
+            raise RuntimeError
         assert not self.closing
         self.log.append((self.number, bytes(data)))
 
@@ -75,14 +83,14 @@ async def test_what_is_written_in_the_next_turn_goes_out_then() -> None:
     assert several.log == [(0, b"first"), (0, b"second")]
 
 
-@pytest.mark.parametrize("end", ["close", "write_eof"])
+@pytest.mark.parametrize("end", ["close", "write_eof", "abort", "reset"])
 async def test_an_end_comes_behind_what_was_written(end: str) -> None:
     several = Several(2)
     several.all[0].post(b"answer")
     several.all[1].post(b"other")
     getattr(several.all[0], end)()
     assert several.log[:2] == [(0, b"answer"), (1, b"other")]
-    assert several.log[2][1] in {b"CLOSE", b"EOF"}
+    assert several.log[2][1] in {b"CLOSE", b"EOF", b"ABORT"}
 
 
 @pytest.mark.parametrize("size", [10, 5_000, 20_000])
@@ -105,11 +113,32 @@ async def test_long_ones_do_not_wait(size: int, waits: bool) -> None:
 
 async def test_nothing_is_written_to_a_connection_that_is_gone() -> None:
     several = Several(2)
+    several.all[0].transport.abort()
     for connection in several.all:
         connection.post(b"x")
-    several.all[0].abort()
     await asyncio.sleep(0)
     assert several.log == [(0, b"ABORT"), (1, b"x")]
+
+
+async def test_a_transport_that_refuses_keeps_nobody_else_waiting() -> None:
+    several = Several(2)
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    several.all[0].post(b"refused")
+    several.all[1].post(b"taken")
+    cast(Wire, several.all[0].transport).refuses = True
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert several.log == [(1, b"taken")]
+    assert [type(each) for each in told] == [RuntimeError]
+
+
+async def test_many_do_not_wait_for_the_end_of_the_turn() -> None:
+    several = Several(1)
+    for number in range(MOST_PIECES):
+        assert several.log == []
+        several.all[0].post(b"%d" % number)
+    assert len(several.log) == MOST_PIECES
 
 
 async def test_what_ends_itself_is_ended_once() -> None:
