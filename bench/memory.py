@@ -30,11 +30,10 @@ KIB: Final = 1024
 # One read of the event loop, and what may be held when it comes: unread bytes, or the high-water mark.
 READ: Final = 256_000
 HELD: Final = 64 * KIB
-# What may come before a peer that takes nothing is noticed: it waits for the end of the turn.
-POSTED: Final = MOST
 UNREAD: Final = HELD + READ
-# A piece that was sent in part stays whole in memory: it counts to the mark with its rest only.
-UNSENT: Final = HELD + POSTED + 2 * READ
+# What waits for the end of the turn comes before a peer that takes nothing is noticed. A piece that was sent
+# in part stays whole in memory: it counts to the mark with its rest only.
+UNSENT: Final = HELD + MOST + 2 * READ
 # The same for a body of known length, whose pieces may have 1 MiB; of a process, 16 of them.
 LONG: Final = HELD + 2 * 1024 * KIB
 # The objects of a connection that holds nothing: itself, its transport, its task.

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 
 import pytest
 
@@ -121,12 +118,6 @@ def run_is_not_asked(*_: object, **__: object) -> None:
     raise AssertionError("the task was woken for a request that could begin without it")
 
 
-def end_now(fd: int) -> None:
-    """Send FIN, where a transport would wait for the next turn."""
-    with socket.socket(fileno=os.dup(fd)) as copy:
-        copy.shutdown(socket.SHUT_WR)
-
-
 LAST = b"GET /healthz HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n"
 
 
@@ -189,7 +180,7 @@ class TestBegin:
             leave[0]()
 
         client = await warm(router, answer_and_leave, monkeypatch)
-        leave.append(partial(end_now, client.writer.get_extra_info("socket").fileno()))
+        leave.append(client.end_now)
         await client.send(command(router.sandboxes[0].port))
         assert await client.rest() == ok(b"answer")
         await eventually(lambda: router.server.metrics.requests == 3)

@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
         self.loop = loop
         self.outbox = outbox
-        """What the connections of a process write goes through it; what ends one sends it first."""
+        """Where the posts of all connections wait; whatever writes at once or ends one sends them first."""
         self.waiter: asyncio.Future[None] | None = None
         """Where a task waits. An exchange that began without the task has both of its connections wake it."""
         self._unsent = 0
@@ -198,11 +198,10 @@ class Connection(asyncio.Protocol):
 
         The FIN of a plain close would be the clean end of a body that ends with its connection.
         """
-        self.outbox.send()
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
+        self.abort()
 
 
 def readable(sockets: Iterable[socket.socket], events: int = select.POLLIN) -> bool:
