@@ -134,7 +134,6 @@ class Output:
 
     KEPT: Final = 4096
     PIPE_SIZE: Final = 1024 * 1024
-    F_SETPIPE_SZ: Final = 1031
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self.start = b""

@@ -263,10 +263,11 @@ class Exchange(ResponseSide):
 
     def _complete(self) -> None:
         lease = self._lease
+        now = time.monotonic()
         if lease is not None and self._response.keep_alive:
-            lease.release()
+            lease.release(now)
         self.end()
-        self._client.answered()
+        self._client.answered(now)
 
     def end(self) -> None:
         """Let go of everything; an unreleased lease is discarded, which closes the sandbox's connection."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastrouter.policy.ids import TRACEPARENT, TRACESTATE
 from fastrouter.policy.rules import Rules
+from fastrouter.policy.target import Targets
 
 if TYPE_CHECKING:
     from fastrouter.settings import Settings
@@ -32,5 +33,6 @@ def rules_of(settings: Settings, *, traces: bool = False) -> Rules:
         upgrades=frozenset(name.encode("ascii") for name in settings.upgrade_protocols) - {b"h2c"},
         forward_origin=settings.forward_websocket_origin,
         traces=traces,
+        targets=Targets(),
         request_ids=settings.request_id,
     )

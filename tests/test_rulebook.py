@@ -8,8 +8,13 @@ from fastrouter.settings import Settings
 
 
 def test_the_defaults_are_those_of_an_unconfigured_router() -> None:
-    assert rules_of(Settings(request_id=False)) == Rules()
-    assert rules_of(Settings()) == Rules(request_ids=True)
+    assert rules_of(Settings(request_id=False))._replace(targets=None) == Rules()
+    assert rules_of(Settings())._replace(targets=None) == Rules(request_ids=True)
+
+
+def test_no_two_routers_share_targets() -> None:
+    # What a target holds belongs to one pool.
+    assert rules_of(Settings()).targets is not rules_of(Settings()).targets
 
 
 def test_the_pod_address_counts_where_authorization_is_decided() -> None:

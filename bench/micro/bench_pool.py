@@ -8,6 +8,7 @@ call.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +60,7 @@ def filled(loop: asyncio.AbstractEventLoop, targets: list[Target]) -> Pool:
     for each in targets:
         connection = Upstream(loop, Outbox(), each, heads, pool)
         connection.connection_made(transport)
-        pool.take_back(connection)
+        pool.take_back(connection, time.monotonic())
     return pool
 
 
@@ -75,7 +76,7 @@ def bench_reuse_and_take_back(
         lease = pool.reuse(next(following))
         if lease is None:
             return False
-        pool.take_back(lease.connection)
+        pool.take_back(lease.connection, time.monotonic())
         return True
 
     expect(benchmark(exchange), True)

@@ -105,11 +105,11 @@ class Downstream(Inbound):
         self._foreseen = (head, plan)
         return False
 
-    def answered(self) -> None:
-        """Account for an exchange that ended without the task, and wait for the next one."""
+    def answered(self, now: float) -> None:
+        """Account for an exchange that ended ``now`` without the task, and wait for the next one."""
         exchange = self._exchange
         keep = exchange.keep
-        self._account(exchange.plan, exchange.outcome)
+        self._account(exchange.plan, exchange.outcome, now)
         self.at_rest = keep and not self.buffer and not self.writing_paused
         if self.reading_paused:  # for the sandbox's sake, which has answered: the next request may come
             self.resume_reading()
@@ -258,9 +258,9 @@ class Downstream(Inbound):
         )
         self.write(reply)
 
-    def _account(self, plan: RequestPlan | None, outcome: Outcome) -> None:
+    def _account(self, plan: RequestPlan | None, outcome: Outcome, now: float = 0.0) -> None:
         """Count the request and write its line; an exchange without a status was left by its client."""
-        now = time.monotonic()
+        now = now or time.monotonic()
         left = self._task is not None and self._task.cancelling()
         if not outcome.status or (left and outcome.status != HTTPStatus.SWITCHING_PROTOCOLS):
             outcome.status = outcome.status or _CLIENT_CLOSED

@@ -7,6 +7,7 @@ import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from fastrouter.net.connection import readable
@@ -24,6 +25,9 @@ _CLOSED_AT_ONCE: Final = 64
 # How exactly the end of an idle connection's time is kept.
 _BUCKET_SECONDS: Final = 0.25
 
+# Connections that come back within so long share one number for the moment: see docs/decisions/0016.
+_SAME_MOMENT: Final = 0.01
+
 
 class Lease:
     """The right to use one connection for one exchange; ends once, by ``release`` or ``discard``."""
@@ -36,11 +40,14 @@ class Lease:
         self.reused = False
         """Whether the connection comes from the pool: its sandbox may have closed it by now."""
 
-    def release(self) -> None:
-        """Give the connection back for reuse; it must be at the end of an exchange."""
+    def release(self, now: float = 0.0) -> None:
+        """Give the connection back for reuse; it must be at the end of an exchange.
+
+        ``now`` spares a look at the clock (monotonic seconds) to who has just looked.
+        """
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.take_back(self.connection)
+            pool.take_back(self.connection, now or time.monotonic())
 
     def discard(self) -> None:
         """Close the connection at once; does nothing after ``release`` or ``discard``."""
@@ -65,11 +72,12 @@ class PoolCounters:
 
 
 class Pool:
-    """Idle connections by pool key, each key's a stack: the most recently used first.
+    """Idle connections, a stack of them for each target: the most recently used first.
 
     An idle connection leaves by its own ``eof_received`` or ``connection_lost``, or by ``expire``; nothing
-    is polled and nothing scanned. The stack is linked through the connections (``Upstream.below``): with
-    10,000 sandboxes, what costs is the number of objects that a request touches.
+    is polled and nothing scanned. The target holds the top of its stack, which is linked through the
+    connections (``Upstream.below``): nothing is looked up by key. So all requests to one port of one sandbox
+    must come with one ``Target``, as those of one ``policy.target.Targets`` do.
 
     ``max_idle`` is enforced by ``expire``, not on return: answers come in batches, and 64 clients of one
     sandbox would close and dial 44 connections in every turn of the event loop.
@@ -78,9 +86,10 @@ class Pool:
     def __init__(self, *, max_idle: int, expiry: float) -> None:
         """Keep ``max_idle`` connections per key (0: none) for ``expiry`` seconds."""
         self._max_idle = max_idle
-        self._idle: dict[PoolKey, Upstream] = {}
+        self._stacks = 0
         self._resting = 0
-        self._crowded: set[PoolKey] = set()
+        self._moment = 0.0
+        self._crowded: dict[PoolKey, Target] = {}
         self._spent: list[Upstream] = []
         self._wheel = Wheel(expiry)
         self._sure_seconds = min(_REST_SECONDS, expiry)
@@ -88,7 +97,7 @@ class Pool:
         self.dialer: Dialer
 
     def __repr__(self) -> str:
-        return f"<Pool idle={self._resting} keys={len(self._idle)} {self.counters}>"
+        return f"<Pool idle={self._resting} keys={self._stacks} {self.counters}>"
 
     @property
     def idle(self) -> int:
@@ -101,7 +110,7 @@ class Pool:
         return {
             "upstream_idle": self._resting,
             "upstream_active": counters.in_use,
-            "pool_keys": len(self._idle),
+            "pool_keys": self._stacks,
             "acquired": counters.acquired,
             "reused": counters.reused,
             "released": counters.released,
@@ -117,9 +126,8 @@ class Pool:
 
         ``now`` spares a look at the clock (monotonic seconds) to who has just looked.
         """
-        key = target.key
-        while (connection := self._idle.get(key)) is not None:
-            self._take_off(key, connection)
+        while (connection := target.top) is not None:
+            self._take_off(connection)
             rested = (now or time.monotonic()) - connection.idle_since
             unsure = rested >= self._sure_seconds
             if connection.transport.is_closing() or (unsure and self._is_spent(connection, rested)):
@@ -140,13 +148,12 @@ class Pool:
         # A backend without sockets: its own end-of-file has to tell. What an idle one can say is its end.
         return sock is not None and readable([sock])
 
-    def _take_off(self, key: PoolKey, connection: Upstream) -> None:
+    def _take_off(self, connection: Upstream) -> None:
         """Take a connection off the top of its stack."""
-        below = connection.below
+        below = connection.target.top = connection.below
         if below is None:
-            del self._idle[key]
+            self._stacks -= 1
         else:
-            self._idle[key] = below
             connection.below = below.above = None
         connection.pooled = False
         self._resting -= 1
@@ -160,25 +167,28 @@ class Pool:
         connection.begin()
         return Lease(self, connection)
 
-    def take_back(self, connection: Upstream) -> None:
-        """Keep the connection of an ended lease, unless it is spent."""
+    def take_back(self, connection: Upstream, now: float) -> None:
+        """Keep the connection of a lease that ended ``now``, unless it is spent."""
         if not (self._max_idle and connection.reusable):
             self.throw_away(connection)
             return
         self.counters.released += 1
-        key = connection.target.key
-        below = connection.below = self._idle.get(key)
+        target = connection.target
+        below = connection.below = target.top
         if below is None:
             connection.depth = 1
+            self._stacks += 1
         else:
             below.above = connection
             connection.depth = below.depth + 1
         if connection.depth > self._max_idle:
-            self._crowded.add(key)
-        self._idle[key] = connection
+            self._crowded[target.key] = target
+        target.top = connection
         self._resting += 1
         connection.pooled = True
-        connection.idle_since = time.monotonic()
+        if now - self._moment > _SAME_MOMENT:
+            self._moment = now
+        connection.idle_since = self._moment
         connection.state = State.IDLE
         if connection.bucket is None:
             self._wheel.add(connection)
@@ -198,7 +208,7 @@ class Pool:
             return
         above, below = connection.above, connection.below
         if above is None:
-            self._take_off(connection.target.key, connection)
+            self._take_off(connection)
             return
         # Those above keep their depth, which is one too many now: it only says when to look for a crowd.
         above.below = below
@@ -214,8 +224,8 @@ class Pool:
 
     def expire(self) -> None:
         """Close what idled too long or is over ``max_idle``; costs little more than what it closes."""
-        for key in self._crowded:
-            self._spent += list(self._stack(key))[self._max_idle :]
+        for target in self._crowded.values():
+            self._spent += list(stack_of(target))[self._max_idle :]
         self._crowded.clear()
         self._spent += self._wheel.turn(time.monotonic())
         self._close_spent()
@@ -241,27 +251,30 @@ class Pool:
     def shed(self, count: int) -> int:
         """Close up to ``count`` idle connections for want of file descriptors; return how many were."""
         shed = 0
-        while self._idle and shed < count:
-            self._drop(next(iter(self._idle.values())))
-            shed += 1
+        for connection in chain(self._spent, self._wheel):
+            if shed == count:
+                break
+            if connection.pooled:
+                self._drop(connection)
+                shed += 1
         return shed
 
     def close(self) -> None:
         """Close all idle connections."""
-        for key in list(self._idle):
-            for connection in list(self._stack(key)):
-                self._drop(connection)
-
-    def _stack(self, key: PoolKey) -> Iterator[Upstream]:
-        connection = self._idle.get(key)
-        while connection is not None:
-            yield connection
-            connection = connection.below
+        self.shed(self._resting)
 
     def _drop(self, connection: Upstream) -> None:
         self.forget(connection)
         # At once: what its sandbox never read of a request would keep a plain close waiting for ever.
         connection.abort()
+
+
+def stack_of(target: Target) -> Iterator[Upstream]:
+    """Yield the idle connections to a target, the one that was used last first."""
+    connection = target.top
+    while connection is not None:
+        yield connection
+        connection = connection.below
 
 
 class Wheel:
@@ -276,6 +289,11 @@ class Wheel:
         """Seconds that a connection may idle."""
         self._buckets: dict[int, dict[Upstream, None]] = {}
         self._order: list[int] = []
+
+    def __iter__(self) -> Iterator[Upstream]:
+        """Yield the connections, roughly those that idle longest first; they may be removed meanwhile."""
+        for number in sorted(self._buckets):
+            yield from list(self._buckets[number])
 
     def due(self, connection: Upstream) -> float:
         """Return when an idle connection has idled too long; monotonic seconds."""

@@ -141,6 +141,8 @@ def plan_request(raw: bytes, rules: Rules) -> RequestPlan:
     upstream_head = trusted_head = b""
     try:
         target = resolve_target(head.fields, rules.cluster_domain, honour_pod_ip=rules.honour_pod_ip)
+        if rules.targets is not None:
+            target = rules.targets.one(target)
         if 0 < rules.longest_body < head.framing.length:
             raise RouterError(BODY_TOO_LARGE)
         upstream_head = rewrite.request_head(head, target, rules, upgrade=upgrade)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fastrouter.policy.target import Targets
+
 
 class Rules(NamedTuple):
     """Handed to the plan of every request; names of fields are lower case."""
@@ -28,5 +30,7 @@ class Rules(NamedTuple):
     """Whether ``Origin`` of an upgrade goes on."""
     traces: bool = False
     """Whether the router tells the sandbox of a span of its own, in the place of the client's."""
+    targets: Targets | None = None
+    """Where plans have their targets from, one object for those that are equal; None: each its own."""
     request_ids: bool = False
     """Whether requests and their responses carry ``X-Request-ID``."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from fastrouter.errors import (
     DUPLICATE_HEADER,
@@ -81,11 +83,15 @@ class PoolKey(str):
         return int(self.partition(":")[2].partition("/")[0])
 
 
-class Target(NamedTuple):
-    """Where a request goes: the address or name to dial (without the trailing dot of the DNS question)."""
+@dataclass(slots=True, weakref_slot=True)
+class Target:
+    """Where a request goes. Those of one router that are equal are one object: see ``Targets``."""
 
     key: PoolKey
     host: str
+    """The address or name to dial (without the trailing dot of the DNS question)."""
+    top: Any = field(default=None, compare=False, repr=False)
+    """The pool's: the top of the stack of idle connections to this target (``net.pool``)."""
 
     @property
     def port(self) -> int:
@@ -97,6 +103,25 @@ class Target(NamedTuple):
         """The ``Host`` that the sandbox sees."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return b"%b:%d" % (host.encode("ascii"), self.key.port)
+
+
+class Targets:
+    """The targets that somebody holds, one object for each key: what is kept there needs no look-up.
+
+    With 10,000 sandboxes, what costs is the number of objects that a request touches (docs/decisions/0016).
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[PoolKey, Target] = WeakValueDictionary()
+
+    def __repr__(self) -> str:
+        return f"<Targets {len(self._known)}>"
+
+    def one(self, target: Target) -> Target:
+        """Return the one object for all targets that are equal to this one."""
+        return self._known.setdefault(target.key, target)
 
 
 def resolve_target(fields: Fields, cluster_domain: str, *, honour_pod_ip: bool = False) -> Target:

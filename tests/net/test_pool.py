@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
 import pytest
@@ -17,7 +17,7 @@ from fastrouter.net.outbox import Outbox
 from fastrouter.net.pool import Lease, Pool
 from fastrouter.net.upstream import State, Upstream
 from fastrouter.policy.plan import plan_response
-from fastrouter.policy.target import PoolKey, Target
+from fastrouter.policy.target import PoolKey, Target, Targets
 from fastrouter.wire.head_cache import HeadCache
 from tests.support import Stage, Visit, always, eventually, ok, request, stage
 
@@ -49,7 +49,19 @@ class FakeTransport(asyncio.Transport):
 
 
 def target(name: str = "box", port: int = 1) -> Target:
-    return Target(PoolKey(name, "default", port), f"{name}.default.svc.cluster.local")
+    """Return what plans for one sandbox share in a router: see `a_router_of_its_own`."""
+    return _of_the_test[0].one(Target(PoolKey(name, "default", port), f"{name}.default.svc.cluster.local"))
+
+
+_of_the_test: list[Targets] = []
+
+
+@pytest.fixture(autouse=True)
+def a_router_of_its_own() -> Iterator[None]:
+    """Let no test find the connections of another."""
+    _of_the_test.append(Targets())
+    yield
+    _of_the_test.clear()
 
 
 class FakeDialer:
@@ -319,6 +331,7 @@ class TestProperty:
     async def test_every_lease_is_accounted_for_once(
         self, operations: list[tuple[str, int]], max_idle: int
     ) -> None:
+        _of_the_test[0] = Targets()
         pool = fake_pool(max_idle=max_idle, expiry=2.0)
         clock = Clock()
         held: list[Lease] = []
@@ -409,7 +422,7 @@ class TestOnTheWire:
         client = await router.client()
         await client.send(request(box))
         await client.response()
-        (idle,) = router.server.pool._idle.values()
+        (idle,) = router.server.pool._wheel
         idle.pause_reading()
         idle.idle_since -= 2.0  # it has rested for a while
         box.visits[0].close()

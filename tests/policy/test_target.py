@@ -17,7 +17,15 @@ from fastrouter.errors import (
     Cause,
     RouterError,
 )
-from fastrouter.policy.target import ROUTING_HEADERS, PoolKey, Target, pod_address, resolve_target, timeout_of
+from fastrouter.policy.target import (
+    ROUTING_HEADERS,
+    PoolKey,
+    Target,
+    Targets,
+    pod_address,
+    resolve_target,
+    timeout_of,
+)
 from fastrouter.wire.fields import Fields
 
 Pairs = dict[str, str] | list[tuple[str, str]]
@@ -53,6 +61,23 @@ def test_all_three_headers_and_the_cluster_domain_make_the_name() -> None:
     assert found.host == "a-1.team-b.svc.prod.example"
     assert found.authority == b"a-1.team-b.svc.prod.example:3000"
     assert found.key == PoolKey("a-1", "team-b", 3000)
+
+
+class TestTargets:
+    def test_equal_targets_are_one_object_and_others_are_not(self) -> None:
+        targets = Targets()
+        first = targets.one(target({"X-Sandbox-ID": "box"}))
+        assert targets.one(target({"x-sandbox-id": "box", "X-Sandbox-Port": "8888"})) is first
+        assert targets.one(target({"X-Sandbox-ID": "box", "X-Sandbox-Port": "8889"})) is not first
+        assert Targets().one(target({"X-Sandbox-ID": "box"})) is not first
+
+    def test_what_nobody_holds_is_forgotten(self) -> None:
+        targets = Targets()
+        held = targets.one(target({"X-Sandbox-ID": "held"}))
+        for number in range(1000):
+            targets.one(target({"X-Sandbox-ID": f"box-{number}"}))
+        assert repr(targets) == "<Targets 1>"
+        assert targets.one(target({"X-Sandbox-ID": "held"})) is held
 
 
 LABELS = ["a", "0", "a-b", "a--b", "1-2", "a" * 63]

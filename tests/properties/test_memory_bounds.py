@@ -143,5 +143,5 @@ async def test_idle_connections_hold_no_bytes() -> None:
             assert (await client.response())[1] == body
         await eventually(lambda: router.server.pool.statistics()["upstream_idle"] == 1)
         (side,) = router.server.connections
-        (upstream,) = router.server.pool._idle.values()
+        (upstream,) = router.server.pool._wheel
         assert (held(side, upstream), side.pipe, upstream.pipe) == (0, None, None)

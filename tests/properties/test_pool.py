@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fastrouter.net.dialer import Dialer
 from fastrouter.net.outbox import Outbox
-from fastrouter.net.pool import Lease, Pool
+from fastrouter.net.pool import Lease, Pool, stack_of
 from fastrouter.net.upstream import State, Upstream
 from fastrouter.policy.plan import plan_response
 from fastrouter.policy.target import PoolKey, Target
@@ -23,7 +23,7 @@ from fastrouter.wire.head_cache import HeadCache
 
 T = TypeVar("T")
 
-_TARGETS = [Target(PoolKey(name, "default", 1), f"{name}.test") for name in ("a", "b")]
+_SANDBOXES = ("a", "b")
 _MAX_IDLE = 2
 _EXPIRY = 4.0
 
@@ -72,6 +72,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.patch.start()
         self.pool = Pool(max_idle=_MAX_IDLE, expiry=_EXPIRY)
         self.pool.dialer = cast(Dialer, self)
+        self.targets = [Target(PoolKey(name, "default", 1), f"{name}.test") for name in _SANDBOXES]
         self.connections: list[Upstream] = []
         self.leases: list[Lease] = []
 
@@ -91,8 +92,9 @@ class PoolMachine(RuleBasedStateMachine):
     def wire(self, connection: Upstream) -> Wire:
         return cast(Wire, connection.transport)
 
-    @rule(where=st.sampled_from(_TARGETS))
-    def acquire(self, where: Target) -> None:
+    @rule(number=st.integers(0, len(_SANDBOXES) - 1))
+    def acquire(self, number: int) -> None:
+        where = self.targets[number]
         fresh = [c for c in self.connections if c.pooled and self.now - c.idle_since < _EXPIRY]
         warm = any(c.state is State.IDLE and c.target == where for c in fresh)
         lease = run(self.pool.acquire(where, 1.0))
@@ -155,8 +157,16 @@ class PoolMachine(RuleBasedStateMachine):
     def expire(self, seconds: float) -> None:
         self.now += seconds
         self.pool.expire()
-        assert all(len(list(self.pool._stack(key))) <= _MAX_IDLE for key in self.pool._idle)
+        assert all(len(list(stack_of(target))) <= _MAX_IDLE for target in self.targets)
         assert all(self.now - c.idle_since < _EXPIRY + 0.25 for c in self.connections if c.pooled)
+
+    @rule(count=st.integers(0, 3))
+    def shed(self, count: int) -> None:
+        """Want descriptors: as many as asked for are closed, of those that idle."""
+        before = [c for c in self.connections if c.pooled]
+        assert self.pool.shed(count) == min(count, len(before))
+        assert sum(c.pooled for c in before) == max(0, len(before) - count)
+        assert all(c.pooled != self.wire(c).closing for c in before)
 
     @invariant()
     def leases_add_up(self) -> None:
@@ -166,7 +176,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def idle_connections_are_open_and_in_one_stack_and_on_the_wheel(self) -> None:
-        stacks = {key: list(self.pool._stack(key)) for key in self.pool._idle}
+        stacks = {target.key: list(stack_of(target)) for target in self.targets if target.top is not None}
+        assert len(stacks) == self.pool.statistics()["pool_keys"]
         listed = [connection for stack in stacks.values() for connection in stack]
         assert len(listed) == len(set(listed)) == self.pool.statistics()["upstream_idle"]
         assert set(listed) == {c for c in self.connections if c.pooled}
@@ -174,7 +185,7 @@ class PoolMachine(RuleBasedStateMachine):
         for stack in stacks.values():
             assert all(c.depth >= len(stack) - place for place, c in enumerate(stack))
         assert all(c.below is None or c.below.above is c for c in listed)
-        assert all(self.pool._idle[key].above is None for key in self.pool._idle)
+        assert all(stack[0].above is None for stack in stacks.values())
         # Each will be looked at when it may have expired; nothing that is closed is held on to.
         watched = [c for bucket in self.pool._wheel._buckets.values() for c in bucket]
         assert len(watched) == len(set(watched))

@@ -48,8 +48,12 @@ class Pipe:
 
     def __init__(self) -> None:
         self.read_fd, self.write_fd = os.pipe()
-        # The smallest there is: a reader that has stopped is felt after one page.
+
+    def log(self) -> AccessLog:
+        """Return a log into it, made as small as can be: a reader that has stopped is felt after one page."""
+        made = AccessLog(self.write_fd)
         fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, 4096)
+        return made
 
     def close_writer(self) -> None:
         if self.write_fd >= 0:
@@ -163,7 +167,7 @@ def test_the_second_of_the_time_follows_the_clock(tmp_path: Path, monkeypatch: p
 
 
 def test_a_flush_brings_what_is_buffered_to_the_reader(pipe: Pipe) -> None:
-    log = AccessLog(pipe.write_fd)
+    log = pipe.log()
     log.record(subject("/first"), outcome(), 0.0)
     assert repr(log) == f"<AccessLog fd={pipe.write_fd} buffered=1 dropped=0>"
     log.flush()
@@ -184,7 +188,7 @@ def paths(found: list[dict[str, Any]]) -> list[str]:
 
 def test_a_full_buffer_is_flushed_by_itself(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log, "_FLUSH_CHARS", 300)
-    log = AccessLog(pipe.write_fd)
+    log = pipe.log()
     record_many(log, 1)
     assert "buffered=1 " in repr(log)
     record_many(log, 1)
@@ -194,14 +198,14 @@ def test_a_full_buffer_is_flushed_by_itself(pipe: Pipe, monkeypatch: pytest.Monk
 
 
 def test_lines_come_whole_and_in_order_through_a_pipe_smaller_than_they(pipe: Pipe) -> None:
-    log = AccessLog(pipe.write_fd)
+    log = pipe.log()
     record_many(log, 2000)
     assert paths(lines(pipe.read_to_end(log.close))) == [f"/{each}" for each in range(2000)]
 
 
 def test_a_pipe_that_another_made_non_blocking_loses_nothing(pipe: Pipe) -> None:
     os.set_blocking(pipe.write_fd, False)
-    log = AccessLog(pipe.write_fd)
+    log = pipe.log()
     record_many(log, 500)
     assert paths(lines(pipe.read_to_end(log.close))) == [f"/{each}" for each in range(500)]
 
@@ -215,7 +219,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_a_reader_that_stops_costs_lines_and_not_the_router(pipe: Pipe, small: int) -> None:
-    log = AccessLog(pipe.write_fd)
+    log = pipe.log()
     record_many(log, 2000)  # some 400 kB: that it returns at all is half of the test
     log.flush()
     kept = 2000 - log.dropped
@@ -231,7 +235,7 @@ def test_a_reader_that_stops_costs_lines_and_not_the_router(pipe: Pipe, small: i
 def test_an_end_does_not_wait_for_a_reader_that_stopped(
     pipe: Pipe, small: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = AccessLog(pipe.write_fd)
+    log = pipe.log()
     record_many(log, 400)
     began = time.monotonic()
     log.close()
@@ -345,3 +349,11 @@ def test_ids_stand_behind_the_facts(tmp_path: Path) -> None:
     (line,) = written(tmp_path / "log", lambda log: log.record(subject(), facts, 0.1, "0af7"))
     assert list(line)[-2:] == ["request_id", "trace_id"]
     assert (line["request_id"], line["trace_id"]) == ("abc", "0af7")
+
+
+def test_two_batches_fit_into_its_pipe_and_a_larger_one_stays_as_it_is(pipe: Pipe) -> None:
+    AccessLog(pipe.write_fd).close()
+    assert fcntl.fcntl(pipe.write_fd, fcntl.F_GETPIPE_SZ) == 256 * 1024
+    fcntl.fcntl(pipe.write_fd, fcntl.F_SETPIPE_SZ, 512 * 1024)
+    AccessLog(pipe.write_fd).close()
+    assert fcntl.fcntl(pipe.write_fd, fcntl.F_GETPIPE_SZ) == 512 * 1024
