@@ -250,6 +250,7 @@ class Pool:
 
     def shed(self, count: int) -> int:
         """Close up to ``count`` idle connections for want of file descriptors; return how many were."""
+        count = min(count, self._resting)  # of those in use, the wheel may hold thousands
         shed = 0
         for connection in chain(self._spent, self._wheel):
             if shed == count:
@@ -291,7 +292,7 @@ class Wheel:
         self._order: list[int] = []
 
     def __iter__(self) -> Iterator[Upstream]:
-        """Yield the connections, roughly those that idle longest first; they may be removed meanwhile."""
+        """Yield the connections in the order in which they are looked at; they may be removed meanwhile."""
         for number in sorted(self._buckets):
             yield from list(self._buckets[number])
 

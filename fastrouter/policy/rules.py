@@ -1,4 +1,4 @@
-"""What the settings decide about every request: plain values, constant for a process."""
+"""What the settings decide about every request, constant for a process, and where plans have targets from."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ class PoolKey(str):
     The sandbox is part of it also where an address is given: a recycled pod address must never serve
     another sandbox's warm connection.
 
-    A string, ``<id>.<namespace>:<port>/<pod IP>``: it is looked up twice per request, and keeps its hash.
+    A string, ``<id>.<namespace>:<port>/<pod IP>``: it is looked up where a head is parsed or a
+    sandbox is dialled, and keeps its hash.
     """
 
     __slots__ = ()

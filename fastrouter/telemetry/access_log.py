@@ -160,11 +160,13 @@ class AccessLog:
 
 
 def _make_room(fd: int) -> None:
-    """Let two batches fit into a pipe, where ``fd`` is one.
+    """Let a batch and most of the next one fit into a pipe, where ``fd`` is one.
 
     Of a batch that does not fit, the rest is written as the reader makes room, and the writer sleeps and
     wakes ten times: as long as it is awake, it takes the router's time.
     """
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux only
+        return
     with contextlib.suppress(OSError):  # no pipe, or of a user who has enough of them: pipe(7)
         if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < 2 * _FLUSH_CHARS:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 2 * _FLUSH_CHARS)

@@ -132,7 +132,7 @@ class TestOrder:
         pool = fake_pool()
         (lease,) = await leases(pool, 1)
         lease.release()
-        assert pool.reuse(Target(other, target().host)) is None
+        assert pool.reuse(_of_the_test[0].one(Target(other, target().host))) is None
         again = pool.reuse(target())
         assert again is not None
         assert again.connection is lease.connection
@@ -227,6 +227,27 @@ class TestLimits:
             await asyncio.sleep(0)
             left.append(pool.statistics()["upstream_idle"])
         assert left == [136, 72, 8, 0]
+
+    async def test_those_that_wait_to_be_closed_are_closed_with_the_pool(self, clock: Clock) -> None:
+        pool = fake_pool(expiry=4.0)
+        for number in range(200):
+            (lease,) = await leases(pool, 1, target(f"box-{number}"))
+            lease.release()
+        clock.now += 4.25
+        pool.expire()
+        assert pool.shed(6) == 6
+        assert pool.statistics()["upstream_idle"] == 130
+        pool.close()
+        assert (pool.statistics()["upstream_idle"], pool.statistics()["pool_keys"]) == (0, 0)
+
+    async def test_connections_that_come_back_together_share_a_moment(self, clock: Clock) -> None:
+        pool = fake_pool()
+        since = []
+        for lease in await leases(pool, 4):
+            lease.release()
+            since.append(lease.connection.idle_since)
+            clock.now += 0.004
+        assert since == pytest.approx([1000.0, 1000.0, 1000.0, 1000.012])
 
     async def test_use_gives_a_connection_new_time(self, clock: Clock) -> None:
         pool = fake_pool(expiry=4.0)

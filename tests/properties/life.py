@@ -23,6 +23,7 @@ _HEAD: Final = re.compile(
     rb"(?:GET|HEAD|POST|PUT) / HTTP/1\.1\r\n.*?\r\nX-Tag: (\S+)\r\n.*?\r\n\r\n", re.DOTALL
 )
 _CLOCKS: Final = (
+    "accounts",
     "exchange",
     "response",
     "server",

@@ -351,7 +351,7 @@ def test_ids_stand_behind_the_facts(tmp_path: Path) -> None:
     assert (line["request_id"], line["trace_id"]) == ("abc", "0af7")
 
 
-def test_two_batches_fit_into_its_pipe_and_a_larger_one_stays_as_it_is(pipe: Pipe) -> None:
+def test_its_pipe_is_made_larger_and_one_that_is_larger_stays_as_it_is(pipe: Pipe) -> None:
     AccessLog(pipe.write_fd).close()
     assert fcntl.fcntl(pipe.write_fd, fcntl.F_GETPIPE_SZ) == 256 * 1024
     fcntl.fcntl(pipe.write_fd, fcntl.F_SETPIPE_SZ, 512 * 1024)
