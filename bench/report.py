@@ -1,6 +1,7 @@
 """From results to words: the table, the requirements, the warnings, and the files. Nothing here measures.
 
 ``python -m bench.report RESULTS.json`` makes table and plots again, beside the JSON file or in ``--out``.
+Of several runs it makes one with the rounds of all of them, in ``--out``.
 """
 
 from __future__ import annotations
@@ -252,15 +253,20 @@ def draw(results: Results, folder: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make table and plots from a JSON file."""
+    """Make table and plots from a JSON file, or one run out of several."""
     parser = argparse.ArgumentParser(prog="bench.report", description=__doc__)
-    parser.add_argument("results", type=Path, metavar="RESULTS.json")
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.json")
     parser.add_argument("--out", type=Path, help="folder, by default that of the JSON file")
     options = parser.parse_args(arguments)
-    results = Results.load(options.results)
-    folder = options.out or options.results.parent
+    first, *others = map(Results.load, options.results)
+    if others and options.out is None:
+        parser.error("of several runs, --out has to say where the one goes")
+    folder = options.out or options.results[0].parent
     folder.mkdir(parents=True, exist_ok=True)
-    print(_shown(results, folder, plots=True))
+    if others:
+        print(write(first.together(others), folder))
+    else:
+        print(_shown(first, folder, plots=True))
     return 0
 
 

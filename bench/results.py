@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -14,6 +15,8 @@ from bench.scenarios import Scenario
 
 MEGA: Final = 1_000_000
 FORMAT: Final = 2
+# Settings of a run that are sums.
+ADDED: Final = frozenset({"log_lines", "seconds"})
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,26 @@ class Results:
     def _sound(self, scenario: Scenario, contender: str, figure: str) -> float | None:
         # A figure that came with errors proves nothing.
         return None if self.failed(scenario.name, contender) else self.median(scenario, contender, figure)
+
+    def together(self, others: Sequence[Results]) -> Results:
+        """This run with the rounds of others, so that a machine that is loud for a while decides less.
+
+        Raises ``ValueError`` where they are of another machine, or of other scenarios or contenders.
+        """
+        whole = replace(self, rounds=list(self.rounds), settings=dict(self.settings))
+        for other in others:
+            if (other.machine, other.scenarios, other.contenders) != (
+                (self.machine, self.scenarios, self.contenders)
+            ):
+                msg = "only runs of the same scenarios and contenders on one machine can be put together"
+                raise ValueError(msg)
+            last = Counter((one.scenario, one.contender) for one in whole.rounds)
+            whole.rounds += [
+                replace(one, number=one.number + last[one.scenario, one.contender]) for one in other.rounds
+            ]
+            for name in ADDED & self.settings.keys():
+                whole.settings[name] += other.settings[name]
+        return whole
 
     def save(self, path: Path) -> None:
         """Write the JSON file."""

@@ -128,6 +128,25 @@ def test_table_and_plots_are_made_again_from_the_json_alone(
     }
 
 
+def test_runs_are_put_together_by_their_rounds(tmp_path: Path) -> None:
+    for name, speeds in (("a", [10, 20]), ("b", [30]), ("c", [80, 90])):
+        run = single("one", {RELAY: [100] * len(speeds), ROUTER: speeds})
+        run.settings = {"seconds": 7, "connections": 64}
+        report.write(run, tmp_path / name, plots=False)
+    files = [str(tmp_path / name / "results.json") for name in ("a", "b", "c")]
+    with pytest.raises(SystemExit):
+        report.main(files)
+    assert report.main([*files, "--out", str(tmp_path / "all")]) == 0
+    whole = results.Results.load(tmp_path / "all" / "results.json")
+    assert [one.number for one in whole.of("one", ROUTER)] == [1, 2, 3, 4, 5]
+    assert whole.median(whole.scenarios[0], ROUTER, "rate") == 30
+    assert whole.settings == {"seconds": 21, "connections": 64}
+    other = single("one", {RELAY: [1], ROUTER: [1]})
+    other.machine = {"cpu": "another"}
+    with pytest.raises(ValueError, match="on one machine"):
+        whole.together([other])
+
+
 def test_results_survive_the_trip_through_json(tmp_path: Path) -> None:
     run = made_up([one.name for one in SCENARIOS])
     run.save(tmp_path / "results.json")
