@@ -7,7 +7,7 @@ import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 from fastrouter.net.connection import readable
@@ -251,14 +251,10 @@ class Pool:
     def shed(self, count: int) -> int:
         """Close up to ``count`` idle connections for want of file descriptors; return how many were."""
         count = min(count, self._resting)  # of those in use, the wheel may hold thousands
-        shed = 0
-        for connection in chain(self._spent, self._wheel):
-            if shed == count:
-                break
-            if connection.pooled:
-                self._drop(connection)
-                shed += 1
-        return shed
+        idle = (each for each in chain(self._spent, self._wheel) if each.pooled)
+        for connection in islice(idle, count):
+            self._drop(connection)
+        return count
 
     def close(self) -> None:
         """Close all idle connections."""

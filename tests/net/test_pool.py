@@ -111,6 +111,17 @@ async def leases(pool: Pool, count: int, to: Target | None = None) -> list[Lease
     return [await pool.acquire(to or target(), 1.0) for _ in range(count)]
 
 
+async def expired_pool(clock: Clock) -> Pool:
+    """Return a pool that has just noticed that its 200 connections, each to another sandbox, have expired."""
+    pool = fake_pool(expiry=4.0)
+    for number in range(200):
+        (lease,) = await leases(pool, 1, target(f"box-{number}"))
+        lease.release()
+    clock.now += 4.25
+    pool.expire()
+    return pool
+
+
 class TestOrder:
     async def test_the_connection_used_last_is_used_next(self) -> None:
         pool = fake_pool()
@@ -216,12 +227,7 @@ class TestLimits:
         assert pool.reuse(target()) is None
 
     async def test_many_that_expire_together_are_closed_a_few_at_a_time(self, clock: Clock) -> None:
-        pool = fake_pool(expiry=4.0)
-        for number in range(200):
-            (lease,) = await leases(pool, 1, target(f"box-{number}"))
-            lease.release()
-        clock.now += 4.25
-        pool.expire()
+        pool = await expired_pool(clock)
         left = [pool.statistics()["upstream_idle"]]
         while left[-1]:
             await asyncio.sleep(0)
@@ -229,12 +235,7 @@ class TestLimits:
         assert left == [136, 72, 8, 0]
 
     async def test_those_that_wait_to_be_closed_are_closed_with_the_pool(self, clock: Clock) -> None:
-        pool = fake_pool(expiry=4.0)
-        for number in range(200):
-            (lease,) = await leases(pool, 1, target(f"box-{number}"))
-            lease.release()
-        clock.now += 4.25
-        pool.expire()
+        pool = await expired_pool(clock)
         assert pool.shed(6) == 6
         assert pool.statistics()["upstream_idle"] == 130
         pool.close()
