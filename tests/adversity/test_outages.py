@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import pytest
 
 from fastrouter.net import resolver as resolver_module
 from tests.support import (
+    LIMIT,
     ScriptedSandbox,
     Stage,
     always,
@@ -165,8 +167,21 @@ def cut_off(box: ScriptedSandbox) -> bool:
 
 
 async def all_back(boxes: Boxes) -> None:
-    for _, box in boxes:
+    async with asyncio.timeout(LIMIT):
+        for _, box in boxes:
+            while not await came_back(box):  # noqa: ASYNC110 - no event tells that a port is free again
+                await asyncio.sleep(0.005)
+
+
+async def came_back(box: ScriptedSandbox) -> bool:
+    """Listen again where the sandbox was; False while a connection of another process leaves by that port."""
+    try:
         await box.start(port=box.port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 async def five(router: Stage) -> Boxes:
