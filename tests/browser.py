@@ -161,7 +161,7 @@ async def browser() -> AsyncIterator[Page]:
             *(CHROMIUM, *FLAGS, f"--user-data-dir={folder}", "about:blank"),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": folder},
+            env={**os.environ, "HOME": folder, "TMPDIR": folder},
         )
         try:
             async with asyncio.timeout(2 * LIMIT):

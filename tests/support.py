@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import socket
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -236,7 +236,7 @@ class Stage:
     server: Server
     dns: DnsServer
     zone: dict[str, list[str]]
-    log_read_fd: int
+    log_fd: int
     _sandboxes: list[ScriptedSandbox] = field(default_factory=list)
     _clients: list[Client] = field(default_factory=list)
 
@@ -270,9 +270,7 @@ class Stage:
         """Return the access lines written so far."""
         assert self.server.access_log is not None
         self.server.access_log.close()
-        data = b""
-        while _readable(self.log_read_fd):
-            data += os.read(self.log_read_fd, 2**20)
+        data = os.pread(self.log_fd, os.fstat(self.log_fd).st_size, 0)
         return [json.loads(line) for line in data.splitlines()]
 
     async def close(self) -> None:
@@ -284,17 +282,15 @@ class Stage:
         await self.dns.close()
 
 
-def _readable(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
-
-
 @asynccontextmanager
 async def stage(**settings: object) -> AsyncIterator[Stage]:
-    """Start a router (dial retries off, grace 0 s unless told) in front of an empty DNS zone."""
+    """Start a router (dial retries off, grace 0 s unless told) in front of an empty DNS zone.
+
+    Its access lines go to a file: a pipe that nobody reads fills, and its writer would outlive the stage.
+    """
     zone: dict[str, list[str]] = {}
     dns = DnsServer(zone)
     await dns.start()
-    read_fd, write_fd = os.pipe()
     chosen = Settings(
         host="127.0.0.1",
         port=0,
@@ -303,20 +299,19 @@ async def stage(**settings: object) -> AsyncIterator[Stage]:
         shutdown_grace=0.0,
         request_id=False,  # what is sent and answered is compared byte for byte
     )
-    log = AccessLog(write_fd)
     tracer = cast("Tracer | None", settings.pop("tracer", None))
     effective = replace(chosen, **settings)  # type: ignore[arg-type]
     certificates = certificates_of(effective)
-    server = Server(effective, access_log=log, tracer=tracer, certificates=certificates)
-    await server.start()
-    set_ = Stage(server, dns, zone, read_fd)
-    try:
-        yield set_
-    finally:
-        await set_.close()
-        log.close()
-        os.close(read_fd)
-        os.close(write_fd)
+    with tempfile.TemporaryFile() as lines:
+        log = AccessLog(lines.fileno())
+        server = Server(effective, access_log=log, tracer=tracer, certificates=certificates)
+        await server.start()
+        set_ = Stage(server, dns, zone, lines.fileno())
+        try:
+            yield set_
+        finally:
+            await set_.close()
+            log.close()
 
 
 def request(

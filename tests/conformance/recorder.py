@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -64,18 +62,6 @@ async def read_strictly(visit: Visit) -> tuple[bytes, bytes]:
 
 
 @asynccontextmanager
-async def busy_stage(**settings: object) -> AsyncIterator[Stage]:
-    """Start a router whose access lines are read away: thousands of them would fill the pipe."""
-    async with stage(**settings) as router:
-        loop = asyncio.get_running_loop()
-        loop.add_reader(router.log_read_fd, os.read, router.log_read_fd, 2**20)
-        try:
-            yield router
-        finally:
-            loop.remove_reader(router.log_read_fd)
-
-
-@asynccontextmanager
 async def recorder(**settings: object) -> AsyncIterator[Recorder]:
     """Start a router in front of a recording sandbox."""
     complete: list[tuple[bytes, bytes]] = []
@@ -85,5 +71,5 @@ async def recorder(**settings: object) -> AsyncIterator[Recorder]:
             complete.append(await read_strictly(visit))
             await visit.send(ok())
 
-    async with busy_stage(**settings) as router:
+    async with stage(**settings) as router:
         yield Recorder(router, await router.sandbox(record), complete)

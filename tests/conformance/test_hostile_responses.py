@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.conformance.recorder import busy_stage
-from tests.support import Client, Handler, ScriptedSandbox, Stage, Visit, eventually, ok, request
+from tests.support import Client, Handler, ScriptedSandbox, Stage, Visit, eventually, ok, request, stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,7 +19,7 @@ _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def router() -> AsyncIterator[Stage]:
-    async with busy_stage() as set_:
+    async with stage() as set_:
         yield set_
 
 

@@ -19,9 +19,8 @@ from fastrouter.policy.templates import RequestTemplates, ResponseTemplates
 from fastrouter.telemetry.access_log import NO_SUBJECT, AccessLog
 from fastrouter.telemetry.outcome import Outcome
 from fastrouter.wire.head_cache import Generations, HeadCache
-from tests.conformance.recorder import busy_stage
 from tests.properties.mute import Mute
-from tests.support import Stage, Visit, always, eventually, ok, request
+from tests.support import Stage, Visit, always, eventually, ok, request, stage
 
 # The high-water mark of a transport (64 KiB) or of unread bytes (64 KiB), and one read of the event loop
 # (256 KiB) on top; what waits in the outbox is 32 KiB of small pieces.
@@ -35,7 +34,7 @@ _CHUNK = b"10000\r\n" + _KIB64 + b"\r\n"
 
 @pytest.fixture
 async def router() -> AsyncIterator[Stage]:
-    async with busy_stage() as set_:
+    async with stage() as set_:
         yield set_
 
 

@@ -15,14 +15,13 @@ from fastrouter.demo.dns import DnsServer
 from fastrouter.net.inbound import Phase
 from fastrouter.net.resolver import Resolver
 from fastrouter.net.upstream import State
-from tests.conformance.recorder import busy_stage
 from tests.properties.mute import Mute
-from tests.support import LIMIT, Stage, Visit, always, eventually, free_port, ok, request
+from tests.support import LIMIT, Stage, Visit, always, eventually, free_port, ok, request, stage
 
 
 @pytest.fixture
 async def router() -> AsyncIterator[Stage]:
-    async with busy_stage() as set_:
+    async with stage() as set_:
         yield set_
 
 
@@ -78,7 +77,7 @@ async def test_a_client_may_leave_at_any_turn(
         await visit.gone()
 
     method, framing, body = SCENES[scene]
-    async with busy_stage(dial_retry=0.1) as router:
+    async with stage(dial_retry=0.1) as router:
         port = (await router.sandbox(handle)).port if answer != "refused" else free_port()
         name = b"nobody" if answer == "unknown" else b"box"
         router.zone["box.default.svc.cluster.local"] = ["127.0.0.1"]
@@ -128,7 +127,7 @@ async def test_an_idle_connection_whose_sandbox_never_read_the_request_is_closed
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.setblocking(False)
-        async with busy_stage(keepalive_expiry=0.0) as router:
+        async with stage(keepalive_expiry=0.0) as router:
             router.zone["box.default.svc.cluster.local"] = ["127.0.0.1"]
             client = await router.client()
             port = listener.getsockname()[1]
@@ -160,7 +159,7 @@ async def test_shutdown_ends_with_the_last_exchange_which_says_so() -> None:
         await visit.send(ok())
         await visit.gone()
 
-    async with busy_stage(shutdown_grace=60.0) as router:
+    async with stage(shutdown_grace=60.0) as router:
         box = await router.sandbox(handle)
         client = await router.client()
         await client.send(request(box))
@@ -182,7 +181,7 @@ async def test_shutdown_ends_with_the_last_failure() -> None:
         await go_on.wait()
 
     go_on = asyncio.Event()
-    async with busy_stage(shutdown_grace=60.0) as router:
+    async with stage(shutdown_grace=60.0) as router:
         box = await router.sandbox(handle)
         client = await router.client()
         await client.send(request(box))
@@ -198,7 +197,7 @@ async def test_shutdown_ends_with_the_last_failure() -> None:
 
 
 async def test_shutdown_waits_for_a_slow_reader_and_no_longer() -> None:
-    async with busy_stage(shutdown_grace=60.0) as router:
+    async with stage(shutdown_grace=60.0) as router:
         size = 2**20
         box = await router.sandbox(always(ok(b"x" * size)))
         mute = Mute(router)
