@@ -44,7 +44,7 @@ def test_all_scenarios_are_run_with_their_own_rounds_by_default() -> None:
     options = parse([])
     assert options.scenarios == list(SCENARIOS)
     assert options.rounds_of(scenario("one")) == 3
-    assert options.seconds_of(scenario("s100")) == 1.0
+    assert options.seconds_of(scenario("s100")) == 0.8
     options = parse(["--rounds", "5", "--seconds", "0.5", "--scenario", "s100", "one", "--peers", "all"])
     assert [one.name for one in options.scenarios] == ["one", "s100"]
     assert (options.rounds_of(scenario("one")), options.seconds_of(scenario("one"))) == (5, 0.5)
@@ -57,7 +57,7 @@ def test_one_run_of_the_default_scenarios_stays_within_its_time() -> None:
         # Half a second beside each round: wrk, messages, 1,000 connections to open.
         return 2 * (one.rounds * (one.seconds + later + 0.25) + first - later)
 
-    assert sum(map(seconds, SCENARIOS)) < 215
+    assert sum(map(seconds, SCENARIOS)) < 195
 
 
 def test_routers_by_url(capsys: pytest.CaptureFixture[str]) -> None:
