@@ -35,20 +35,21 @@ def demo() -> Iterator[dict[str, str]]:
 
 
 def locust(variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, **BRISK, "SANDBOXES": "3", **variables}
-    command = [sys.executable, "-m", "locust", "-f", "bench/locustfile.py", "--headless", "--only-summary"]
+    environ = {**os.environ, **BRISK, "SANDBOXES": "3", "ENOUGH": "session=1", **variables}
+    command = [sys.executable, "-m", "locust", "-f", "tests/bench/enough.py", "--headless", "--only-summary"]
     return subprocess.run(  # noqa: S603
         [*command, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=30, check=False
     )
 
 
-MOMENT = ("-u", "5", "-r", "5", "-t", "1s")
+FIVE = ("-u", "5", "-r", "5", "-t", "25s")
+EVERY_CALL = ",".join(f"{name}={6 if name == 'session' else 1}" for name in sorted(CALLS))
 
 
 def good_run(where: Path, variables: dict[str, str], *more: str) -> dict[str, int]:
-    """Run five agents for a moment, none of which may fail; return the number of requests by call."""
+    """Run five agents until they have done enough, none of which may fail; return the requests by call."""
     report = where / "report"
-    done = locust(variables, *MOMENT, "--json-file", str(report), *more)
+    done = locust(variables, *FIVE, "--json-file", str(report), *more)
     assert done.returncode == 0, done.stdout + done.stderr
     calls = json.loads(report.with_suffix(".json").read_text())
     assert not any(call["num_failures"] for call in calls)
@@ -56,8 +57,8 @@ def good_run(where: Path, variables: dict[str, str], *more: str) -> dict[str, in
 
 
 def bad_run(variables: dict[str, str]) -> str:
-    """Run five agents for a moment, none of which may get past the start of a session; return the report."""
-    done = locust(variables, *MOMENT)
+    """Run five agents, none of which may get past the start of a session; return the report."""
+    done = locust(variables, *FIVE)
     report = done.stdout + done.stderr
     assert done.returncode == 1, report
     assert re.findall(r"^(?:GET|POST) .*?\(100\.00%\)", report, re.MULTILINE)
@@ -67,17 +68,19 @@ def bad_run(variables: dict[str, str]) -> str:
 
 class TestRuns:
     def test_agents_make_every_call_and_none_fails(self, tmp_path: Path, demo: dict[str, str]) -> None:
-        calls = good_run(tmp_path, demo)
+        calls = good_run(tmp_path, {**demo, "ENOUGH": EVERY_CALL})
         assert set(calls) == CALLS
         assert calls["session"] > 5  # SESSION_TASKS: they turn to other sandboxes
 
     def test_thinking_sends_nothing(self, tmp_path: Path, demo: dict[str, str]) -> None:
-        assert good_run(tmp_path, {**demo, "MIX": "think=1", "SESSION_TASKS": "0"}) == {"session": 5}
+        thinking = {"MIX": "think=1", "SESSION_TASKS": "0", "ENOUGH": "session=5"}
+        assert good_run(tmp_path, {**demo, **thinking}) == {"session": 5}
 
     def test_workers_share_the_work(self, tmp_path: Path, demo: dict[str, str]) -> None:
         port = str(free_port())
         ports = ("--master-bind-port", port, "--master-port", port)
-        assert set(good_run(tmp_path, demo, "--processes", "1", *ports)) == CALLS
+        enough = {**demo, "ENOUGH": EVERY_CALL}
+        assert set(good_run(tmp_path, enough, "--processes", "1", *ports)) == CALLS
 
     def test_sandboxes_that_are_not_there_fail_with_the_reason(self, demo: dict[str, str]) -> None:
         assert " GET session: 502 dns_not_found " in bad_run({**demo, "SANDBOX_NAME": "nobody-{n}"})
