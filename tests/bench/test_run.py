@@ -43,7 +43,7 @@ def benchmark(tmp_path: Path, *arguments: str, files: int = 20_000) -> run.Bench
 def test_all_scenarios_are_run_with_their_own_rounds_by_default() -> None:
     options = parse([])
     assert options.scenarios == list(SCENARIOS)
-    assert options.rounds_of(scenario("one")) == 3
+    assert options.rounds_of(scenario("one")) == 5
     assert options.seconds_of(scenario("s100")) == 0.8
     options = parse(["--rounds", "5", "--seconds", "0.5", "--scenario", "s100", "one", "--peers", "all"])
     assert [one.name for one in options.scenarios] == ["one", "s100"]
@@ -125,7 +125,7 @@ def test_a_peer_that_ends_within_a_scenario_is_left_out_from_there(
         return one_round(one.name, player.name, number, 100)
 
     monkeypatch.setattr(run.Benchmark, "_round", measure)
-    bench = benchmark(tmp_path)
+    bench = benchmark(tmp_path, "--rounds", "3")
     bench.contenders = [Router(), Another(NOWHERE, "nginx")]
     bench.run(scenario("one"))
     assert [(one.contender, one.number) for one in bench.results.rounds] == [
