@@ -9,12 +9,7 @@ RELAY: Final = "relay"
 ROUTER: Final = "router"
 FAN_OUT: Final = "fan-out relay"
 
-WORDS: Final = {
-    "rate": "throughput",
-    "cpu_us": "CPU per request",
-    "p99_us": "p99",
-    "kb_per_pair": "KB of RSS per pair",
-}
+WORDS: Final = {"rate": "throughput", "p99_us": "p99", "kb_per_pair": "KB of RSS per pair"}
 
 
 @dataclass(frozen=True)
