@@ -165,10 +165,9 @@ class Results:
         Raises ``ValueError`` where they are of another machine, or of other scenarios or contenders.
         """
         whole = replace(self, rounds=list(self.rounds), settings=dict(self.settings))
+        same = (self.machine, self.scenarios, self.contenders)
         for other in others:
-            if (other.machine, other.scenarios, other.contenders) != (
-                (self.machine, self.scenarios, self.contenders)
-            ):
+            if (other.machine, other.scenarios, other.contenders) != same:
                 msg = "only runs of the same scenarios and contenders on one machine can be put together"
                 raise ValueError(msg)
             last = Counter((one.scenario, one.contender) for one in whole.rounds)
