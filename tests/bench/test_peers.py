@@ -60,14 +60,19 @@ def neighbours() -> Iterator[tuple[int, Address]]:
         yield known
 
 
-@pytest.fixture(scope="module", params=PEERS, ids=lambda peer: peer.name)
+def missing(peer: Peer) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(peer.find() is None, reason=f"{peer.name} is not installed: {peer.hint}")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(peer, marks=missing(peer), id=peer.name) for peer in PEERS]
+)
 def running(
     request: pytest.FixtureRequest, neighbours: tuple[int, Address], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     peer: Peer = request.param
     program = peer.find()
-    if program is None:
-        pytest.skip(f"{peer.name} is not installed: {peer.hint}")
+    assert program is not None
     sandbox_port, dns = neighbours
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     where = Place(tmp_path_factory.mktemp(peer.name), free_port(), dns, files)
