@@ -322,6 +322,7 @@ class Wheel:
             for connection in self._buckets.pop(heapq.heappop(self._order)):
                 moment = self.due(connection) if connection.pooled else now + self.expiry
                 if moment <= now:
+                    connection.bucket = None
                     expired.append(connection)
                 else:
                     self._put(connection, moment)

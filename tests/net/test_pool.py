@@ -241,6 +241,18 @@ class TestLimits:
         pool.close()
         assert (pool.statistics()["upstream_idle"], pool.statistics()["pool_keys"]) == (0, 0)
 
+    async def test_one_that_is_used_while_it_waits_to_be_closed_is_kept_in_sight(self, clock: Clock) -> None:
+        pool = await expired_pool(clock)
+        lease = pool.reuse(target("box-199"), clock.now - 0.4)  # by an older look at the clock it is in time
+        assert lease is not None
+        for _ in range(4):  # as many turns as it takes to close the others
+            await asyncio.sleep(0)
+        assert pool.statistics()["upstream_idle"] == 0
+        lease.release()
+        clock.now += 4.25
+        pool.expire()
+        assert pool.statistics()["upstream_idle"] == 0
+
     async def test_connections_that_come_back_together_share_a_moment(self, clock: Clock) -> None:
         pool = fake_pool()
         since = []
