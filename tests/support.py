@@ -12,7 +12,7 @@ import socket
 import struct
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
@@ -302,8 +302,7 @@ async def stage(**settings: object) -> AsyncIterator[Stage]:
     tracer = cast("Tracer | None", settings.pop("tracer", None))
     effective = replace(chosen, **settings)  # type: ignore[arg-type]
     certificates = certificates_of(effective)
-    with tempfile.TemporaryFile() as lines:
-        log = AccessLog(lines.fileno())
+    with tempfile.TemporaryFile() as lines, closing(AccessLog(lines.fileno())) as log:
         server = Server(effective, access_log=log, tracer=tracer, certificates=certificates)
         await server.start()
         set_ = Stage(server, dns, zone, lines.fileno())
@@ -311,7 +310,6 @@ async def stage(**settings: object) -> AsyncIterator[Stage]:
             yield set_
         finally:
             await set_.close()
-            log.close()
 
 
 def request(

@@ -38,7 +38,7 @@ def locust(variables: dict[str, str], *arguments: str) -> subprocess.CompletedPr
     environ = {**os.environ, **BRISK, "SANDBOXES": "3", "ENOUGH": "session=1", **variables}
     command = [sys.executable, "-m", "locust", "-f", "tests/bench/enough.py", "--headless", "--only-summary"]
     return subprocess.run(  # noqa: S603
-        [*command, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=30, check=False
+        [*command, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
     )
 
 

@@ -45,9 +45,9 @@ def test_all_scenarios_are_run_with_their_own_rounds_by_default() -> None:
     assert options.scenarios == list(SCENARIOS)
     assert options.rounds_of(scenario("one")) == 5
     assert options.seconds_of(scenario("s100")) == 1.0
-    options = parse(["--rounds", "5", "--seconds", "0.5", "--scenario", "s100", "one", "--peers", "all"])
+    options = parse(["--rounds", "7", "--seconds", "0.5", "--scenario", "s100", "one", "--peers", "all"])
     assert [one.name for one in options.scenarios] == ["one", "s100"]
-    assert (options.rounds_of(scenario("one")), options.seconds_of(scenario("one"))) == (5, 0.5)
+    assert (options.rounds_of(scenario("one")), options.seconds_of(scenario("one"))) == (7, 0.5)
     assert options.peers == [peer.name for peer in PEERS]
 
 
